@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The structs that viscum.bpf.c and the Python side (kernel/director/abi.py) share.
+ * Explicit padding, sizes asserted here; tests/abi compares Python's with this object's BTF.
+ * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. Ports are in network order.
+ * Times are CLOCK_BOOTTIME nanoseconds. */
+#ifndef VISCUM_H
+#define VISCUM_H
+#include <linux/types.h>
+
+#define V_ABI 1
+#define V_MAX_GENERATIONS 4
+#define V_MAX_INSTANCES 8
+#define V_MAX_INTERFACES 8
+#define V_MARK 0x56530000u
+
+/* v_service.flags */
+#define V_ENABLED      (1u << 0)  /* takes new flows (inverted once until_ns has passed) */
+#define V_DROP         (1u << 1)  /* when-down = "drop" */
+#define V_QUIC         (1u << 2)  /* only a QUIC Initial opens a UDP flow */
+#define V_PING         (1u << 3)  /* ping = "edge" */
+#define V_SHARE_FLOW   (1u << 4)  /* share-by = "flow" */
+#define V_HONOUR       (1u << 5)  /* firewall = "honour": mark and pass instead of redirect */
+#define V_CLIENTS      (1u << 6)  /* only clients found in the map `clients` */
+/* v_generation.flags */
+#define V_ACCEPTING    (1u << 0)  /* takes new flows; clear while draining */
+
+struct v_addr { __u32 a[4]; };
+
+struct v_instance { __u32 ifindex; __s32 nsid; __u32 slot; __u32 pad; };
+
+struct v_generation {
+	__u32 number, flags, n, pad;
+	struct v_instance inst[V_MAX_INSTANCES];
+};
+
+/* map `services`: HASH, key __u32 sid (replaced whole, so a reader never sees half an update) */
+struct v_service {
+	__u32 sid, flags;
+	__u64 share;         /* a new flow is the edge's if hash32 < share; 1<<32 = all */
+	__u64 until_ns;      /* 0, or when V_ENABLED turns into its opposite (`--for`) */
+	__u64 arm_until_ns;  /* until then unknown UDP flows are recorded as the cloud's */
+	__u64 udp_idle_ns;
+	__u32 udp_epoch;     /* edge flows of an older epoch are the cloud's (`--now`) */
+	__u32 seed;          /* of the hash that fixes share and instance */
+	__u32 n_interfaces, n_generations;
+	__u32 interfaces[V_MAX_INTERFACES];         /* ifindex of each client interface */
+	struct v_generation gen[V_MAX_GENERATIONS]; /* newest first */
+};
+
+/* map `targets`: HASH v_addr -> __u32 group; map `prefixes`: LPM_TRIE v_prefix -> __u32 group.
+ * A group is one distinct set of services that claim an address. */
+struct v_prefix { __u32 len; struct v_addr addr; };
+/* map `ports`: HASH -> __u32 sid; port 0: every port; proto 0 and port 0: every protocol */
+struct v_port { __u32 group; __u16 port; __u8 proto; __u8 pad; };
+/* map `clients`: LPM_TRIE -> __u32 1; len counts the 32 bits of sid */
+struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
+
+/* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs */
+struct v_link { __u32 sid, slot; __s32 nsid; __u32 pad; struct v_addr own4, own6; };
+
+/* map `flows`: LRU_HASH, UDP, as the client sends */
+struct v_flow_key { struct v_addr src, dst; __u16 sport, dport; __u32 pad; };
+struct v_flow { __u64 last_ns; __u32 sid, slot, edge, epoch; };
+
+/* map `counters`: PERCPU_HASH __u32 sid -> this; the reasons are enum v_reason */
+enum v_reason {
+	V_MISS,            /* no target, or no service for the port: not ours */
+	V_IFACE,           /* the service does not serve this interface */
+	V_CLIENT,          /* the client is not in `clients` */
+	V_EDGE_ESTABLISHED, V_EDGE_REQUEST, V_EDGE_TIME_WAIT, V_EDGE_COOKIE, V_EDGE_SYN,
+	V_CLOUD_NO_SOCKET,   /* not a SYN, and no socket of the service knows it: the cloud's flow */
+	V_CLOUD_NO_LISTENER, V_CLOUD_DISABLED, V_CLOUD_SHARE, V_CLOUD_SYN_AGAIN, V_CLOUD_AWAY,
+	V_CLOUD_HUNG, V_CLOUD_JOIN,
+	V_EDGE_UDP_NEW, V_EDGE_UDP, V_EDGE_UDP_CONNECTED,
+	V_CLOUD_UDP, V_CLOUD_UDP_ARMING, V_CLOUD_UDP_NO_SOCKET, V_CLOUD_UDP_NOT_INITIAL,
+	V_EDGE_ICMP, V_CLOUD_ICMP, V_EDGE_PING, V_CLOUD_PING,
+	V_EDGE_FRAGMENT, V_CLOUD_FRAGMENT,
+	V_CLOUD_DEAD,        /* namespace or link gone */
+	V_CLOUD_OTHER,       /* other protocol, or not parseable */
+	V_DROP_DOWN,         /* when-down = "drop" and nobody listens */
+	V_RETURN, V_RETURN_STACK, V_RETURN_SOURCE /* target put back as source */,
+	V_REASONS
+};
+struct v_counters { __u64 in_bytes, out_bytes; __u64 packets[V_REASONS]; };
+
+/* map `config`: ARRAY of one */
+struct v_config { __u32 abi, n_prefixes; };
+
+/* explain: PROG_TEST_RUN with this in cb[0..2]; the answer comes back in cb[0..4] =
+ * {V_DRY_RUN_DONE, reason, sid, slot, generation} and nothing is redirected, written or counted. */
+#define V_DRY_RUN0 0x76697363u
+#define V_DRY_RUN1 0x756d2d64u
+#define V_DRY_RUN2 0x72792d72u
+#define V_DRY_RUN_DONE 0x756e2121u
+
+_Static_assert(sizeof(struct v_instance) == 16, "v_instance");
+_Static_assert(sizeof(struct v_generation) == 16 + 16 * V_MAX_INSTANCES, "v_generation");
+_Static_assert(sizeof(struct v_service) == 56 + 4 * V_MAX_INTERFACES + V_MAX_GENERATIONS * sizeof(struct v_generation), "v_service");
+_Static_assert(sizeof(struct v_flow_key) == 40, "v_flow_key");
+#endif

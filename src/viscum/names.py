@@ -1,0 +1,77 @@
+"""Every name and number by which an object is recognised as ours, in one place.
+
+A host (one access point's worth of Viscum) is told apart from another on the same machine by its
+state directory; inside a host every instance has a slot, and all its names follow from that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+DEFAULT_STATE_DIR = "/run/viscum"
+CONFIG_DIR = "/etc/viscum"
+NETNS_DIR = "/run/netns"
+
+MAX_SLOTS = 4096
+MAX_GENERATIONS = 4  # newest first; viscum.h V_MAX_GENERATIONS
+MAX_INSTANCES = 8  # per generation; viscum.h V_MAX_INSTANCES
+MAX_INTERFACES = 8  # per service; viscum.h V_MAX_INTERFACES
+
+MARK = 0x5653_0000  # "VS": netns ids, marks and tables are MARK | slot
+MARK_MASK = 0xFFFF_F000
+PROTO = 118  # 'v': routes and rules of ours on the host (rtm_protocol, FRA_PROTOCOL)
+TC_PRIO = 118  # clsact: tried before most; keeps clear of qosify (0x110+) and bridger (0xbb00+)
+TC_HANDLE = 0x5653
+NFT_TABLE = "viscum"  # family inet
+LINK_PREFIX = "vs"
+INNER_LINK = "eth0"
+SERVICE_TABLE = 50  # in the service's namespace: the way to the real origin
+POOLS4 = ("100.127.192.0/19", "10.213.192.0/19", "172.31.192.0/19", "192.168.192.0/19")
+POOL6 = "fd76:6973:6375:6d::/112"
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """The names of one host, from its state directory."""
+
+    state_dir: str = DEFAULT_STATE_DIR
+
+    @property
+    def prefix(self) -> str:
+        """`viscum`, or `viscum-` and six hex digits of the state directory's hash."""
+        path = str(Path(self.state_dir).absolute())
+        if path == DEFAULT_STATE_DIR:
+            return "viscum"
+        return f"viscum-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+
+    def netns(self, service: str, generation: int, instance: int) -> str:
+        return f"{self.prefix}.{service}.{generation}.{instance}"
+
+    def alias(self, service: str, generation: int, instance: int) -> str:
+        return f"{self.prefix}:{service}.{generation}.{instance}"
+
+    def cgroup(self, service: str, generation: int, instance: int) -> str:
+        """Below a cgroup hierarchy's root."""
+        return f"{self.prefix}/{service}/{generation}.{instance}"
+
+
+def link(slot: int) -> str:
+    return f"{LINK_PREFIX}{slot}"
+
+
+def nsid(slot: int) -> int:
+    """Netns id of the instance as seen from the host; also its fwmark and routing table."""
+    return MARK | slot
+
+
+def addresses4(pool: IPv4Network, slot: int) -> tuple[IPv4Address, IPv4Address]:
+    """(host's, instance's) address of the slot's /31."""
+    return pool[2 * slot], pool[2 * slot + 1]
+
+
+def addresses6(pool: IPv6Network, slot: int) -> tuple[IPv6Address, IPv6Address]:
+    """(host's, instance's) address of the slot's /127."""
+    return pool[2 * slot], pool[2 * slot + 1]
