@@ -1,0 +1,45 @@
+# The front door: `make help`.
+SHELL = /bin/sh
+.DEFAULT_GOAL = help
+AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=VISCUM_REQUIRE_ALL)
+PY = .venv/bin/python
+PYTEST = $(AS_ROOT) $(PY) -m pytest
+ARGS =
+
+.PHONY: help setup demo test unit acceptance bench-quick lint format clean
+
+help:  ## what there is
+	@echo 'make TARGET [ARGS="more arguments"]'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 18
+
+setup:  ## packages, .venv with the viscum command, the BPF object; quick when all is there
+	@sh scripts/setup
+
+demo: setup  ## a real nginx and iperf3 moved onto a router under its clients' feet
+	@$(AS_ROOT) .venv/bin/viscum demo $(ARGS)
+
+test: setup  ## everything (as root, in its own namespaces; about ten minutes)
+	@$(PYTEST) $(ARGS)
+
+unit: setup  ## what needs neither root nor a kernel; seconds
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+acceptance: setup  ## everything, then requirement -> tests -> result -> figure
+	@$(PYTEST) --acceptance $(ARGS)
+
+bench-quick: setup  ## the figures of docs/performance.md, measured here
+	@$(AS_ROOT) $(PY) scripts/bench-quick $(ARGS)
+
+lint: setup  ## ruff and the type checker
+	@.venv/bin/ruff check src tests scripts
+	@.venv/bin/ruff format --check src tests scripts
+	@.venv/bin/mypy
+
+format: setup  ## let ruff put the code in order
+	@.venv/bin/ruff check --fix src tests scripts
+	@.venv/bin/ruff format src tests scripts
+
+clean:  ## remove what setup and the tools made in this checkout
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f src/viscum/bpf/*.o
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
