@@ -1,0 +1,519 @@
+"""The value types of a spec: each parses, validates and prints itself in one canonical form.
+
+Every parser takes whatever TOML, JSON or the command line gave and returns the typed value, or
+raises `BadValue`. What is written canonically parses to the same value again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+from msgspec import Struct
+
+from viscum.model import Network
+
+MAX_SECONDS: Final = 366 * 86400
+MAX_BYTES: Final = 2**63 - 1
+
+
+class BadValue(ValueError):
+    """A value that can't be used. message: what is wrong; fix: the next step."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(f"{message}; {fix}")
+        self.message = message
+        self.fix = fix
+
+
+class Kind:
+    """How a value is read from plain data, and its JSON Schema; sits in an `Annotated`."""
+
+    __slots__ = ("parse", "schema")
+
+    def __init__(self, parse: Callable[[object], Any], schema: dict[str, Any]) -> None:
+        self.parse = parse
+        self.schema = schema
+
+
+# ---- text ------------------------------------------------------------------------------------
+
+
+def text(value: object) -> str:
+    """A string that can be an argument of execve(2) and can be written as UTF-8; may be empty."""
+    if not isinstance(value, str):
+        fix = 'put it in quotes: "…"'
+        if isinstance(value, bool):
+            fix = f'write "{str(value).lower()}"'
+        elif isinstance(value, (int, float)):
+            fix = f'write "{value}"'
+        raise BadValue(f"must be a string, not {kind_of(value)}", fix)
+    if "\0" in value:
+        raise BadValue("contains a NUL byte", "remove it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadValue("is not valid UTF-8", "use a path or word that is") from None
+    return str(value)
+
+
+def kind_of(value: object) -> str:
+    """What a value is in TOML's words."""
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int):
+        return "an integer"
+    if isinstance(value, float):
+        return "a float"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, (list, tuple)):
+        return "an array"
+    if isinstance(value, dict):
+        return "a table"
+    return f"a {type(value).__name__}"
+
+
+def _word(value: object, what: str, example: str) -> str:
+    """Text that is not empty and holds neither white space nor anything unprintable."""
+    word = text(value)
+    if not word:
+        raise BadValue("is empty", f"write {what} such as {example}")
+    if not word.isprintable() or " " in word:
+        raise BadValue("contains white space or control characters", f"write only {what}")
+    return word
+
+
+_LOWER: Final = frozenset("abcdefghijklmnopqrstuvwxyz")
+_DIGITS: Final = frozenset("0123456789")
+_ALNUM: Final = _LOWER | _DIGITS
+
+
+def name(value: object) -> str:
+    """A service's name: [a-z0-9][a-z0-9-]{0,39}; it becomes part of paths and kernel names."""
+    given = text(value)
+    rule = "use 1 to 40 of a-z, 0-9 and '-', beginning with a letter or digit"
+    if not given:
+        raise BadValue("is empty", rule)
+    if len(given) > 40:
+        raise BadValue(f"has {len(given)} characters", rule)
+    if given[0] not in _ALNUM or not _ALNUM.issuperset(given.replace("-", "")):
+        raise BadValue("is not a service name", rule)
+    return given
+
+
+def interface(value: object) -> str:
+    """A network interface's name, by the kernel's rule (dev_valid_name): 1 to 15 bytes."""
+    word = _word(value, "an interface name", "wlan0")
+    if len(word.encode()) > 15:
+        raise BadValue("is longer than 15 bytes", "copy the name from `ip link`")
+    if "/" in word or ":" in word or word in (".", ".."):
+        raise BadValue("is not an interface name ('/' and ':' can't be)", "see `ip link`")
+    if word.startswith("-"):
+        raise BadValue("begins with '-'", "copy the name from `ip link`")
+    return word
+
+
+def user(value: object) -> str:
+    """USER or USER:GROUP, each a name or a number; whether they exist is checked on the host."""
+    word = _word(value, "a user", "www-data or 1000:1000")
+    parts = word.split(":")
+    if len(parts) > 2 or not all(parts):
+        raise BadValue("is not USER or USER:GROUP", "write for example www-data or 1000:1000")
+    for part in parts:
+        if part.isascii() and part.isdigit():
+            if int(part[:11]) >= 2**32 - 1:
+                raise BadValue(f"number {part} is too large", "use one below 4294967295")
+        elif part[0] in "-.+0123456789" or not set(part.lower()) <= _ALNUM | set("_-.$"):
+            raise BadValue("is not a user or group name", "see `getent passwd`")
+    return word
+
+
+def environment_key(value: object) -> str:
+    """The name of an environment variable: no '=', white space or control characters."""
+    word = _word(value, "a variable's name", "RUST_LOG")
+    if "=" in word:
+        raise BadValue("contains '='", "write NAME = \"VALUE\", without '=' in the name")
+    return word
+
+
+def absolute_path(value: object) -> str:
+    """An absolute path without '..'."""
+    path = text(value)
+    if not path:
+        raise BadValue("is empty", "write an absolute path or leave the key out")
+    if not path.startswith("/"):
+        raise BadValue("is a relative path", f"write it absolute: /…/{path.removeprefix('./')}")
+    if ".." in path.split("/"):
+        raise BadValue("contains '..'", "write the path it leads to")
+    return path
+
+
+# ---- capabilities ----------------------------------------------------------------------------
+
+CAPABILITIES: Final = (  # the index is the number in linux/capability.h
+    "chown",
+    "dac-override",
+    "dac-read-search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux-immutable",
+    "net-bind-service",
+    "net-broadcast",
+    "net-admin",
+    "net-raw",
+    "ipc-lock",
+    "ipc-owner",
+    "sys-module",
+    "sys-rawio",
+    "sys-chroot",
+    "sys-ptrace",
+    "sys-pacct",
+    "sys-admin",
+    "sys-boot",
+    "sys-nice",
+    "sys-resource",
+    "sys-time",
+    "sys-tty-config",
+    "mknod",
+    "lease",
+    "audit-write",
+    "audit-control",
+    "setfcap",
+    "mac-override",
+    "mac-admin",
+    "syslog",
+    "wake-alarm",
+    "block-suspend",
+    "audit-read",
+    "perfmon",
+    "bpf",
+    "checkpoint-restore",
+)
+
+
+def capability(value: object) -> str:
+    """`net-bind-service`; CAP_NET_BIND_SERVICE and net_bind_service are read as that."""
+    word = _word(value, "a capability", "net-bind-service")
+    kebab = word.lower().replace("_", "-").removeprefix("cap-")
+    if kebab not in CAPABILITIES:
+        raise BadValue(
+            "is not a capability", did_you_mean(kebab, CAPABILITIES, "see man capabilities")
+        )
+    return kebab
+
+
+def did_you_mean(given: str, known: list[str] | tuple[str, ...], otherwise: str) -> str:
+    """The nearest of `known`, as the words of a fix."""
+    from difflib import get_close_matches  # 11 ms, only on the way to an error
+
+    near = get_close_matches(given[:80], known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+# ---- durations and sizes ---------------------------------------------------------------------
+
+_TIME_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+_SIZE_UNITS: Final = (("T", 2**40), ("G", 2**30), ("M", 2**20), ("K", 2**10))
+
+
+def _decimal(digits: str) -> tuple[int, int] | None:
+    """'1.25' → (125, 100); None if it is not an unsigned decimal of at most 30 characters."""
+    whole, point, fraction = digits.partition(".")
+    if not whole or len(digits) > 30 or bool(point) != bool(fraction):
+        return None
+    if not _DIGITS.issuperset(whole + fraction):
+        return None
+    return int(whole + fraction), int(10 ** len(fraction))
+
+
+class Seconds(float):
+    """A duration in seconds, a whole number of milliseconds, 0 to 366 days."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Seconds:
+        """Reads '500ms', '10s', '1h30m', '0', or a number of seconds."""
+        fix = 'write for example "500ms", "10s", "5m" or "1h30m"'
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise BadValue(f"must be a duration, not {kind_of(value)}", fix)
+        if not isinstance(value, str):
+            if not 0 <= value <= MAX_SECONDS:  # also false for NaN
+                raise BadValue("is not between 0 and 366 days", fix)
+            ms = value * 1000
+            if abs(ms - round(ms)) > 1e-3:
+                raise BadValue("is finer than a millisecond", fix)
+            return cls(round(ms) / 1000)
+        return cls(cls._milliseconds(value, fix) / 1000)
+
+    @staticmethod
+    def _milliseconds(given: str, fix: str) -> int:
+        total, rest, last = 0, given, 10**9
+        while rest:
+            length = next((i for i, c in enumerate(rest) if c not in "0123456789."), len(rest))
+            number, rest = _decimal(rest[:length]), rest[length:]
+            length = next((i for i, c in enumerate(rest) if c in _DIGITS), len(rest))
+            unit, rest = rest[:length], rest[length:]
+            if not unit and total == 0 and last == 10**9:
+                unit = "s"  # a bare number
+            scale = dict(_TIME_UNITS).get(unit)
+            if number is None or scale is None or scale >= last:
+                raise BadValue("is not a duration", fix)
+            value, remainder = divmod(number[0] * scale, number[1])
+            if remainder:
+                raise BadValue("is finer than a millisecond", fix)
+            total, last = total + value, scale
+        if not given:
+            raise BadValue("is not a duration", fix)
+        if total > MAX_SECONDS * 1000:
+            raise BadValue("is longer than 366 days", fix)
+        return total
+
+    def __str__(self) -> str:
+        """In the largest unit that leaves a whole number."""
+        ms = round(self * 1000)
+        for unit, scale in _TIME_UNITS:
+            if ms and ms % scale == 0:
+                return f"{ms // scale}{unit}"
+        return "0"
+
+    def __repr__(self) -> str:
+        return f"Seconds({float(self)!r})"
+
+    @property
+    def ns(self) -> int:
+        """In nanoseconds, exactly."""
+        return round(self * 1000) * 1_000_000
+
+
+class Bytes(int):
+    """A size in bytes, 0 to 2**63 - 1."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Bytes:
+        """Reads '256M', '1G' (binary multiples; also 256MiB), or a number of bytes."""
+        fix = 'write for example "256M" or "1G" (multiples of 1024)'
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise BadValue(f"must be a size, not {kind_of(value)}", fix)
+        if not isinstance(value, str):
+            size = value
+        else:
+            length = next((i for i, c in enumerate(value) if c not in "0123456789."), len(value))
+            number, unit = _decimal(value[:length]), value[length:].upper().removesuffix("IB")
+            scale = 1 if length == len(value) else dict(_SIZE_UNITS).get(unit)
+            if number is None or scale is None:
+                raise BadValue("is not a size", fix)
+            size, remainder = divmod(number[0] * scale, number[1])
+            if remainder:
+                raise BadValue("is not a whole number of bytes", fix)
+        if not 0 <= size <= MAX_BYTES:
+            raise BadValue("is not between 0 and 8 EiB", fix)
+        return cls(size)
+
+    def __str__(self) -> str:
+        """In the largest unit that leaves a whole number."""
+        for unit, scale in _SIZE_UNITS:
+            if self and self % scale == 0:
+                return f"{self // scale}{unit}"
+        return int.__repr__(self)
+
+    def __repr__(self) -> str:
+        return f"Bytes({int(self)})"
+
+
+# ---- ports -----------------------------------------------------------------------------------
+
+
+class Port(Struct, frozen=True, order=True):
+    """Ports `first` to `last` (inclusive) of `proto`, "tcp" or "udp"."""
+
+    proto: str
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, value: object) -> Port:
+        """Reads '443/tcp', 'tcp/443', '8000-8010/udp'."""
+        fix = 'write for example "443/tcp", "443/udp" or "8000-8010/tcp"'
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise BadValue("has no protocol", f'write "{value}/tcp" or "{value}/udp"')
+        if not isinstance(value, str):
+            raise BadValue(f"must be a string, not {kind_of(value)}", fix)
+        left, slash, right = value.lower().partition("/")
+        span, proto = (right, left) if left[:1].isalpha() else (left, right)
+        first, dash, last = span.partition("-")
+        ends = [int(end) for end in (first, last if dash else first) if _is_number(end)]
+        if len(ends) != 2:
+            raise BadValue("is not a port", fix)
+        if not slash:
+            raise BadValue("has no protocol", f'write "{span}/tcp" or "{span}/udp"')
+        if proto not in ("tcp", "udp"):
+            raise BadValue("has a protocol other than tcp and udp", fix)
+        if not 1 <= min(ends) <= max(ends) <= 65535:
+            raise BadValue("is not between 1 and 65535", fix)
+        if ends[0] > ends[1]:
+            raise BadValue("is an empty range", f'write "{ends[1]}-{ends[0]}/{proto}"')
+        return cls(proto, ends[0], ends[1])
+
+    def __str__(self) -> str:
+        span = f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{span}/{self.proto}"
+
+    @property
+    def number(self) -> int:
+        """IP protocol number."""
+        return 6 if self.proto == "tcp" else 17
+
+
+def _is_number(digits: str) -> bool:
+    return 0 < len(digits) < 10 and _DIGITS.issuperset(digits)
+
+
+# ---- networks and targets --------------------------------------------------------------------
+
+
+def network(value: object) -> Network:
+    """An address (as /32 or /128) or a prefix; host bits and zone ids are refused."""
+    word = _word(value, "an address or prefix", "10.1.0.0/16")
+    if "%" in word:
+        raise BadValue("has a zone id", f"write {word.partition('%')[0]} without it")
+    address, slash, length = word.partition("/")
+    try:
+        base = ip_address(address)
+        bits = int(length) if slash else base.max_prefixlen
+        if slash and not (_is_number(length) and bits <= base.max_prefixlen):
+            raise ValueError
+    except ValueError:
+        raise BadValue(
+            "is not an address or prefix", "write for example 10.1.0.0/16 or 2001:db8::7"
+        ) from None
+    net = ip_network((base, bits), strict=False)
+    if net.network_address != base:
+        raise BadValue(
+            f"has bits set beyond its /{bits}", f"write {net}, or {address} for the one address"
+        )
+    if isinstance(net, IPv6Network) and bits >= 96 and net.network_address.ipv4_mapped:
+        mapped = IPv4Network((net.network_address.ipv4_mapped, bits - 96))
+        raise BadValue("is an IPv4 address in IPv6 clothes", f"write {network_text(mapped)}")
+    return net
+
+
+def network_text(net: Network) -> str:
+    """Canonical: a host without its /32 or /128."""
+    return str(net.network_address) if net.prefixlen == net.max_prefixlen else str(net)
+
+
+_UNUSABLE: Final = (  # what no cloud service can have; RFC 6890
+    ("0.0.0.0/32", "the unspecified address"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("255.255.255.255/32", "broadcast"),
+    ("::/128", "the unspecified address"),
+    ("::1/128", "loopback"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+)
+
+
+def unusable(net: Network) -> str | None:
+    """Why `net` can't be a target: it is, or has in it, one of the addresses of `_UNUSABLE`."""
+    for prefix, what in _UNUSABLE:
+        other = ip_network(prefix)
+        if other.version == net.version and net.overlaps(other):
+            whole = net.prefixlen >= other.prefixlen
+            return f"is {what}" if whole else f"contains {what} ({network_text(other)})"
+    return None
+
+
+def target(value: object) -> str:
+    """An address, a prefix, or a host name (RFC 1123), in canonical form."""
+    word = _word(value, "an address or a name", "cloud.example.com")
+    if "://" in word:
+        host = word.split("://", 1)[1].split("/", 1)[0]
+        raise BadValue("is a URL", f"write only the name: {host or 'cloud.example.com'}")
+    if _looks_numeric(word):
+        net = network(word.removeprefix("[").removesuffix("]"))
+        if why := unusable(net):
+            raise BadValue(why, "write the public address of the cloud service")
+        return network_text(net)
+    return _hostname(word)
+
+
+def target_network(given: str) -> Network | None:
+    """The network of a canonical target; None for a name, which has to be resolved."""
+    return network(given) if _looks_numeric(given) else None
+
+
+def _looks_numeric(word: str) -> bool:
+    """Whether it can only be meant as an address: ':', '/' or an all-digit last label."""
+    if "/" in word or word.count(":") > 1 or word.startswith("["):
+        return True
+    last = word.rstrip(".").rpartition(".")[2]
+    return _DIGITS.issuperset(last) and bool(last)
+
+
+def _hostname(word: str) -> str:
+    host = word.removesuffix(".").lower()
+    fix = "write a name such as cloud.example.com"
+    if ":" in host:
+        raise BadValue("has a port in it", 'write ports in steer.ports, as "443/tcp"')
+    if not host.isascii():
+        try:
+            fix = f"write {host.encode('idna').decode()}"
+        except UnicodeError:
+            pass
+        raise BadValue("is not ASCII; names are sent in punycode", fix)
+    if not host or len(host) > 253:
+        raise BadValue("is not 1 to 253 characters long", fix)
+    for label in host.split("."):
+        if not label or len(label) > 63:
+            raise BadValue("has a part that is empty or longer than 63 characters", fix)
+        if label[0] == "-" or label[-1] == "-" or not _ALNUM.issuperset(label.replace("-", "")):
+            raise BadValue(f"has the part {label!r}, which no host name can have", fix)
+    if host == "localhost" or host.endswith(".localhost"):
+        raise BadValue("is loopback", "write the public name of the cloud service")
+    return host
+
+
+# ---- egress ----------------------------------------------------------------------------------
+
+
+class EgressRule(Struct, frozen=True):
+    """Where the service may connect to: a place ("internet", "router", "lan") or a network."""
+
+    to: str
+    port: Port | None = None
+
+    PLACES = ("internet", "router", "lan")
+
+    @classmethod
+    def parse(cls, value: object) -> EgressRule:
+        """Reads 'internet', 'lan', '10.0.0.0/8', '10.0.0.5 5432/tcp', 'router 53/udp'."""
+        fix = 'write "internet", "router", "lan" or a prefix, and maybe a port: "10.0.0.5 53/udp"'
+        words = text(value).split()
+        if not 1 <= len(words) <= 2:
+            raise BadValue("is not an egress rule", fix)
+        to = words[0].lower()
+        if to not in cls.PLACES:
+            if to[0] not in _DIGITS and ":" not in to:
+                raise BadValue("is not a place or a prefix", did_you_mean(to, cls.PLACES, fix))
+            to = network_text(network(to))
+        return cls(to, Port.parse(words[1]) if len(words) == 2 else None)
+
+    def __str__(self) -> str:
+        return f"{self.to} {self.port}" if self.port else self.to
+
+    @property
+    def network(self) -> Network | None:
+        """None if `to` is a place."""
+        return None if self.to in self.PLACES else network(self.to)
