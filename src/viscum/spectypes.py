@@ -83,7 +83,11 @@ class Udp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
 
     idle: Annotated[
         Duration,
-        Meta(description="A UDP flow ends after this long without a packet.", examples=["2m"]),
+        Meta(
+            description="A UDP flow ends after this long without a packet.",
+            examples=["2m"],
+            gt=0,
+        ),
     ] = Seconds(60)
     open: Annotated[
         Literal["any", "quic-initial"],
@@ -109,6 +113,7 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         Meta(
             description="Where clients' packets arrive; a bridge, not its ports.",
             examples=[["wlan0", "br-lan"]],
+            extra_json_schema={"uniqueItems": True},
             min_length=1,
             max_length=MAX_INTERFACES,
         ),
@@ -119,6 +124,7 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
             description="The cloud service's addresses, prefixes or names; names are resolved "
             "(A and AAAA) when the spec is applied.",
             examples=[["cloud.example.com", "203.0.113.7", "2001:db8::/64"]],
+            extra_json_schema={"uniqueItems": True},
             min_length=1,
         ),
     ]
@@ -127,6 +133,7 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         Meta(
             description="Ports with their protocol; none given: every port of TCP and UDP.",
             examples=[["443/tcp", "443/udp", "8000-8010/tcp"]],
+            extra_json_schema={"uniqueItems": True},
         ),
     ] = ()
     clients: Annotated[
@@ -134,6 +141,7 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         Meta(
             description="Whose packets are steered; none given: everybody on the interfaces.",
             examples=[["10.1.0.0/16"]],
+            extra_json_schema={"uniqueItems": True},
         ),
     ] = ()
     share: Annotated[
@@ -199,7 +207,11 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
     ] = None
     start_timeout: Annotated[
         Duration,
-        Meta(description="How long a new generation may take until it listens.", examples=["1m"]),
+        Meta(
+            description="How long a new generation may take until it listens.",
+            examples=["1m"],
+            gt=0,
+        ),
     ] = Seconds(10)
     stop_timeout: Annotated[
         Duration,
@@ -225,6 +237,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
             description="Linux capabilities of the server; none given: a small default set; "
             "[]: none at all.",
             examples=[["net-bind-service"]],
+            extra_json_schema={"uniqueItems": True},
         ),
     ] = None
 
@@ -258,6 +271,7 @@ class Egress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
         Meta(
             description='"internet", "router", "lan", or a prefix; each maybe with a port.',
             examples=[["internet", "10.0.0.5 5432/tcp"]],
+            extra_json_schema={"uniqueItems": True},
         ),
     ] = (EgressRule("internet"),)
 
@@ -312,6 +326,8 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
         field(default_factory=Egress)
     )
 
+
+TABLES: Final = (Spec, Steer, Udp, Run, Limits, Egress)
 
 #: Fields that are fixed for a generation's life; every other one is changed in place.
 FIXED: Final = frozenset(

@@ -47,7 +47,7 @@ def text(value: object) -> str:
         if isinstance(value, bool):
             fix = f'write "{str(value).lower()}"'
         elif isinstance(value, (int, float)):
-            fix = f'write "{value}"'
+            fix = f'write "{shown(value)}"'
         raise BadValue(f"must be a string, not {kind_of(value)}", fix)
     if "\0" in value:
         raise BadValue("contains a NUL byte", "remove it")
@@ -57,6 +57,17 @@ def text(value: object) -> str:
         except UnicodeEncodeError:
             raise BadValue("is not valid UTF-8", "use a path or word that is") from None
     return str(value)
+
+
+def shown(value: object) -> str:
+    """A given value as its writer may recognise it, at most 80 characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        given = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits; a deep nesting
+        return kind_of(value)
+    return given if len(given) <= 80 else f"{given[:79]}…"
 
 
 def kind_of(value: object) -> str:
@@ -145,7 +156,7 @@ def absolute_path(value: object) -> str:
     if not path:
         raise BadValue("is empty", "write an absolute path or leave the key out")
     if not path.startswith("/"):
-        raise BadValue("is a relative path", f"write it absolute: /…/{path.removeprefix('./')}")
+        raise BadValue("is a relative path", "write it from / on")
     if ".." in path.split("/"):
         raise BadValue("contains '..'", "write the path it leads to")
     return path
@@ -345,7 +356,8 @@ class Port(Struct, frozen=True, order=True):
         """Reads '443/tcp', 'tcp/443', '8000-8010/udp'."""
         fix = 'write for example "443/tcp", "443/udp" or "8000-8010/tcp"'
         if isinstance(value, int) and not isinstance(value, bool):
-            raise BadValue("has no protocol", f'write "{value}/tcp" or "{value}/udp"')
+            number = shown(value)
+            raise BadValue("has no protocol", f'write "{number}/tcp" or "{number}/udp"')
         if not isinstance(value, str):
             raise BadValue(f"must be a string, not {kind_of(value)}", fix)
         left, slash, right = value.lower().partition("/")
