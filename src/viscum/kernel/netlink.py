@@ -170,9 +170,9 @@ class Netlink:
         for start in range(0, len(queue), _BATCH):
             self._exchange(queue[start : start + _BATCH])
 
-    def request(self, kind: int, flags: int, body: bytes, what: str) -> None:
-        """Something to be done and acknowledged; `what` names it in the error."""
-        request = _Request(kind, flags | NLM_F_ACK, body, what)
+    def request(self, kind: int, flags: int, body: bytes, what: str, ack: bool = True) -> None:
+        """Something to be done; `what` names it in the error. Without `ack` only in a batch."""
+        request = _Request(kind, flags | NLM_F_ACK * ack, body, what)
         if self._queue is None:
             self._exchange([request])
         else:
@@ -183,12 +183,34 @@ class Netlink:
         return self._exchange([_Request(kind, NLM_F_ACK, body, what)])
 
     def dump(self, kind: int, body: bytes, what: str) -> list[Message]:
-        """All objects of a kind, consistent: repeated if they changed meanwhile."""
+        """All objects of a kind, consistent: read again if they changed meanwhile."""
         for _ in range(_DUMP_ATTEMPTS):
-            found = self._dump(_Request(kind, NLM_F_DUMP, body, what))
-            if found is not None:
-                return found
+            try:
+                return list(self.stream(kind, body, what))
+            except InterruptedError:
+                continue
         raise OSError(errno.EAGAIN, "changed each time it was being read", what)
+
+    def stream(self, kind: int, body: bytes, what: str) -> Iterator[Message]:
+        """As `dump`, one by one, for what may be large; to be read to its end.
+
+        InterruptedError at the end if the objects changed meanwhile and some may be missing.
+        """
+        sequence = next(iter(self._send([_Request(kind, NLM_F_DUMP, body, what)])))
+        interrupted = done = False
+        while not done:
+            for answer, flags, seq, data in self._receive(what):
+                if seq != sequence:  # of a dump that was not read to its end
+                    continue
+                interrupted |= bool(flags & NLM_F_DUMP_INTR)
+                if answer not in (_NLMSG_ERROR, _NLMSG_DONE):
+                    yield Message(answer, data)
+                    continue
+                if error := _error(answer, flags, data, what):
+                    raise error
+                done = True
+        if interrupted:
+            raise InterruptedError(errno.EINTR, "changed while it was being read", what)
 
     def _exchange(self, requests: list[_Request]) -> list[Message]:
         """Sends in one call, reads all answers, raises the first refusal."""
@@ -211,23 +233,6 @@ class Netlink:
         if failure:
             raise failure
         return answers
-
-    def _dump(self, request: _Request) -> list[Message] | None:
-        """One attempt; None if the kernel says that it was interrupted by a change."""
-        sequence = next(iter(self._send([request])))
-        found: list[Message] = []
-        interrupted = False
-        while True:
-            for kind, flags, seq, body in self._receive(request.what):
-                if seq != sequence:
-                    continue
-                interrupted |= bool(flags & NLM_F_DUMP_INTR)
-                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    error = _error(kind, flags, body, request.what)
-                    if error:
-                        raise error
-                    return None if interrupted else found
-                found.append(Message(kind, body))
 
     def _send(self, requests: list[_Request]) -> dict[int, _Request]:
         pending: dict[int, _Request] = {}
