@@ -16,66 +16,34 @@ from viscum.model import Network
 from viscum.names import MAX_INSTANCES, MAX_INTERFACES
 from viscum.values import Bytes, EgressRule, Kind, Port, Seconds
 
-_STRING: Final = {"type": "string"}
+_DECIMAL: Final = r"[0-9]+(\.[0-9]+)?"
+_SPAN: Final = "[0-9]{1,5}(-[0-9]{1,5})?"
+_PROTO: Final = "([tT][cC][pP]|[uU][dD][pP])"
 
-Text: TypeAlias = Annotated[str, Kind(values.text, _STRING)]
-Name: TypeAlias = Annotated[
-    str, Kind(values.name, {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,39}$"})
-]
+Text: TypeAlias = Annotated[str, Kind("string", values.text)]
+Name: TypeAlias = Annotated[str, Kind("name", values.name, "^[a-z0-9][a-z0-9-]{0,39}$")]
 Interface: TypeAlias = Annotated[
-    str,
-    Kind(values.interface, {"type": "string", "pattern": r"^(?!-|\.{1,2}$)[^\s/:]{1,15}$"}),
+    str, Kind("interface", values.interface, r"^(?!-|\.{1,2}$)[^\s/:]{1,15}$")
 ]
-Target: TypeAlias = Annotated[
-    str, Kind(values.target, {"type": "string", "pattern": r"^[0-9A-Za-z.:/-]+$"})
-]
+Target: TypeAlias = Annotated[str, Kind("target", values.target, r"^[0-9A-Za-z.:/\[\]-]+$")]
 Net: TypeAlias = Annotated[
-    Network,
-    Kind(values.network, {"type": "string", "pattern": "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"}),
+    Network, Kind("network", values.network, "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")
 ]
 PortSpan: TypeAlias = Annotated[
-    Port,
-    Kind(
-        Port.parse,
-        {
-            "type": "string",
-            "pattern": "^([0-9]{1,5}(-[0-9]{1,5})?/(tcp|udp)|(tcp|udp)/[0-9]{1,5}(-[0-9]{1,5})?)$",
-        },
-    ),
+    Port, Kind("port", Port.parse, f"^({_SPAN}/{_PROTO}|{_PROTO}/{_SPAN})$")
 ]
-Egresses: TypeAlias = Annotated[EgressRule, Kind(EgressRule.parse, _STRING)]
+Rule: TypeAlias = Annotated[EgressRule, Kind("egress rule", EgressRule.parse)]
 Duration: TypeAlias = Annotated[
     Seconds,
-    Kind(
-        Seconds.parse,
-        {
-            "type": ["string", "number"],
-            "minimum": 0,
-            "pattern": r"^([0-9]+(\.[0-9]+)?|([0-9]+(\.[0-9]+)?(d|h|m|s|ms))+)$",
-        },
-    ),
+    Kind("duration", Seconds.parse, f"^({_DECIMAL}|({_DECIMAL}(d|h|m|s|ms))+)$", "number"),
 ]
 Size: TypeAlias = Annotated[
-    Bytes,
-    Kind(
-        Bytes.parse,
-        {
-            "type": ["string", "integer"],
-            "minimum": 0,
-            "pattern": r"^[0-9]+(\.[0-9]+)?([KMGTkmgt]([iI][bB])?)?$",
-        },
-    ),
+    Bytes, Kind("size", Bytes.parse, f"^{_DECIMAL}([KMGTkmgt]([iI][bB])?)?$", "integer")
 ]
-User: TypeAlias = Annotated[
-    str, Kind(values.user, {"type": "string", "pattern": "^[^:\\s]+(:[^:\\s]+)?$"})
-]
-Path: TypeAlias = Annotated[str, Kind(values.absolute_path, {"type": "string", "pattern": "^/"})]
-Key: TypeAlias = Annotated[
-    str, Kind(values.environment_key, {"type": "string", "pattern": r"^[^=\s]+$"})
-]
-Capability: TypeAlias = Annotated[
-    str, Kind(values.capability, {"type": "string", "pattern": "^[A-Za-z_-]+$"})
-]
+User: TypeAlias = Annotated[str, Kind("user", values.user, r"^[^:\s]+(:[^:\s]+)?$")]
+Path: TypeAlias = Annotated[str, Kind("absolute path", values.absolute_path, "^/")]
+Key: TypeAlias = Annotated[str, Kind("string", values.environment_key, r"^[^=\s]+$")]
+Capability: TypeAlias = Annotated[str, Kind("capability", values.capability, "^[A-Za-z_-]+$")]
 
 
 class Udp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -267,7 +235,7 @@ class Egress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     """Where the service may open connections to."""
 
     allow: Annotated[
-        tuple[Egresses, ...],
+        tuple[Rule, ...],
         Meta(
             description='"internet", "router", "lan", or a prefix; each maybe with a port.',
             examples=[["internet", "10.0.0.5 5432/tcp"]],

@@ -37,7 +37,7 @@ def _table(table: Any, defaults: bool) -> dict[str, Any]:
         if value is None or (not defaults and value == _default(info)):
             continue
         result[info.encode_name] = (
-            _table(value, defaults) if isinstance(value, TABLES) else _plain(value)
+            _table(value, defaults) if isinstance(value, TABLES) else plain(value)
         )
     return result
 
@@ -46,9 +46,10 @@ def _default(info: FieldInfo) -> Any:
     return info.default if info.default_factory is NODEFAULT else info.default_factory()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A field's value as TOML and JSON have it."""
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: value[key] for key in sorted(value)}
     if isinstance(value, (IPv4Network, IPv6Network)):
