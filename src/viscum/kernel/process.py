@@ -1,0 +1,337 @@
+"""Starting, finding, entering and ending the processes of an instance.
+
+`start` forks a short-lived helper that joins the control group and the namespaces, gives up what
+the server is not to have, and execs: nothing of Viscum stays behind it. From then on there is no
+handle to keep: the processes are whatever is in the control group, and a pidfd names one of them
+without the danger of a reused number.
+
+The steps between fork and exec run in the child of what may be a process with threads: they use
+no lock of ours and no module that was not imported before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from viscum.kernel import identity, mounts
+from viscum.kernel import syscalls as sys
+from viscum.kernel.cgroup import Group
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Short of memory, the box is to give up an edge server (there is a cloud to fall back on) before
+# any daemon of its own.
+OOM_SCORE_ADJ = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that is needed to start one instance."""
+
+    argv: tuple[str, ...]
+    group: Group  # exists, with its limits
+    netns_fd: int  # -1: stay where the caller is
+    output: int  # fd that becomes standard output and error; -1: the caller's own
+    environment: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None  # name or uid, optionally :group; None: root
+    working_directory: str = "/"
+    root: str | None = None  # an unpacked root file system
+    files: Mapping[str, str] = field(default_factory=dict)  # /etc/resolv.conf, /etc/hosts → text
+    hide: tuple[str, ...] = ()  # directories of the box: the state directory
+    capabilities: tuple[str, ...] | None = None  # None: the default of root or of a user
+    no_new_privileges: bool = True
+    open_files: int | None = None  # RLIMIT_NOFILE, soft; at most the hard one
+
+
+class LaunchError(OSError):
+    """Starting failed: `strerror` says at which step and why, `filename` on what."""
+
+
+def start(launch: Launch, *, foreground: bool = False) -> int:
+    """Start it; returns its pid once the program has been executed.
+
+    foreground: it stays a child of the caller, who then learns its exit status (`Process`) and
+    must collect it; otherwise it belongs to init at once. Raises LaunchError (nothing runs then)
+    and, for a user or a capability that there is not, before any fork.
+    """
+    user = identity.look_up(launch.user, launch.root)
+    keep = identity.capabilities(launch.capabilities, user.uid)
+    environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": user.home, "USER": user.name}
+    environment |= {"LOGNAME": user.name, **launch.environment}
+    steps = mounts.view(launch.root, launch.files, launch.hide)
+
+    def set_up(step: Callable[[str, str], None]) -> None:
+        step("join the control group", launch.group.path)
+        launch.group.join()
+        _write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
+        step("open", "/dev/null")
+        null = os.open("/dev/null", os.O_RDWR)
+        step("enter the network namespace", launch.group.path)
+        if launch.netns_fd >= 0:
+            sys.setns(launch.netns_fd, sys.CLONE_NEWNET)
+        step("make a mount namespace", "")
+        sys.unshare(sys.CLONE_NEWNS)
+        for operation in steps:
+            step(operation.what, operation.path)
+            operation.apply()
+        step("redirect output", "")
+        os.setsid()
+        os.umask(0o022)
+        if launch.output >= 0:
+            os.dup2(launch.output, 1)
+            os.dup2(launch.output, 2)
+        os.dup2(null, 0)
+        if launch.open_files is not None:
+            step("limit open files to", str(launch.open_files))
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (launch.open_files, hard))
+        step("become user", user.name)
+        identity.become(user, keep, launch.no_new_privileges)
+        step("change to directory", launch.working_directory)
+        os.chdir(launch.working_directory)
+
+    return _spawn(launch.argv, environment, set_up, foreground)
+
+
+def exec_in(
+    group: Group, argv: Sequence[str], *, user: str | None = None, directory: str = "/"
+) -> int:
+    """Run a program inside a running instance, on the caller's terminal; returns its exit status
+    (128 + n if signal n ended it).
+
+    It joins the instance's control group, network and mount namespaces. With the caller's
+    capabilities, so that an operator can look around in there, unless `user` is given.
+    ProcessLookupError if the instance has no process; LaunchError if the program can't be run.
+    """
+    main = main_pid(group)
+    if main is None:
+        raise ProcessLookupError(errno.ESRCH, "no process is running in", group.path)
+    environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "USER": "root"}
+    environment |= {k: os.environ[k] for k in ("TERM", "COLORTERM") if k in os.environ}
+    with Process(main) as inside:
+        who = identity.look_up(user, f"/proc/{main}/root")
+        keep = identity.capabilities(None, who.uid)
+
+        def set_up(step: Callable[[str, str], None]) -> None:
+            step("join the control group", group.path)
+            group.join()
+            step("enter the namespaces of", f"process {main}")
+            sys.setns(inside.fd, sys.CLONE_NEWNET | sys.CLONE_NEWNS)
+            if user is not None:
+                step("become user", user)
+                identity.become(who, keep, no_new_privileges=True)
+            step("change to directory", directory)
+            os.chdir(directory)
+
+        # The terminal's interrupt is for the program in there, which shares our process group.
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            pid = _spawn(tuple(argv), environment, set_up, foreground=True)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        finally:
+            signal.signal(signal.SIGINT, old)
+    return status if status >= 0 else 128 - status
+
+
+@dataclass(slots=True)
+class Process:
+    """One process by pidfd. ProcessLookupError if it is not there (any more)."""
+
+    pid: int
+    fd: int = -1
+    _status: int | None = None
+
+    def __post_init__(self) -> None:
+        self.fd = sys.pidfd_open(self.pid)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def fileno(self) -> int:
+        """Readable once the process has ended."""
+        return self.fd
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether it has ended within `timeout` seconds (None: for ever)."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def send(self, number: int) -> bool:
+        """Send a signal; False if it has ended."""
+        return sys.pidfd_send_signal(self.fd, number)
+
+    def exit_status(self) -> int | None:
+        """Of an ended process that is our child, which is collected: 0 … 255, or 128 + signal."""
+        if self._status is None:
+            try:
+                result = os.waitid(os.P_PIDFD, self.fd, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if result is not None:
+                ended = result.si_code == os.CLD_EXITED
+                self._status = result.si_status if ended else 128 + result.si_status
+        return self._status
+
+
+def roots(group: Group) -> list[int]:
+    """The group's processes whose parent is outside of it, oldest first."""
+    pids = group.pids()
+    inside = set(pids)
+    found = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                # proc(5): the name (2) is in brackets and may contain anything
+                fields = file.read().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent, started = fields[0], int(fields[1]), int(fields[19])
+        if parent not in inside and state not in "ZX":
+            found.append((started, pid))
+    return [pid for _, pid in sorted(found)]
+
+
+def main_pid(group: Group) -> int | None:
+    """The server: the oldest process whose parent is outside the group; None if there is none."""
+    return next(iter(roots(group)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """How an instance ended."""
+
+    by_itself: bool  # the main process ended within the time it was given
+    killed: int  # processes that had to be killed
+
+
+def stop(group: Group, timeout: float, number: int = signal.SIGTERM) -> Stopped:
+    """Ask the server to end, wait up to `timeout` seconds, kill whatever is left in the group.
+
+    As systemd's KillMode=mixed: only the main process (and any other whose parent is outside the
+    group) is asked, its children are its own business; everything still there after that, in
+    sessions of their own or not, is killed. Returns when the group is empty; TimeoutError if it
+    is not 10 s after the kill (a process stuck in the kernel).
+    """
+    deadline = time.monotonic() + timeout
+    asked = []
+    for pid in roots(group):
+        try:
+            asked.append(Process(pid))
+        except ProcessLookupError:
+            continue
+    try:
+        for process in asked:
+            process.send(number)
+        ended = [process.wait(max(0.0, deadline - time.monotonic())) for process in asked]
+    finally:
+        for process in asked:
+            process.close()
+    left = len(group.pids())
+    group.kill()
+    if not group.wait_empty(10):
+        raise TimeoutError(errno.ETIMEDOUT, "still there after SIGKILL", group.path)
+    return Stopped(all(ended), left)
+
+
+def _spawn(
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    set_up: Callable[[Callable[[str, str], None]], None],
+    foreground: bool,
+) -> int:
+    """Fork, `set_up` in the child, exec. How that went comes back by a pipe that exec closes: the
+    pid, "ready" just before the exec, and if anything fails "failed", errno, text and object."""
+    reader, writer = os.pipe()
+    forked = os.fork()
+    if forked == 0:
+        try:
+            if foreground or os.fork() == 0:
+                _child(argv, environment, set_up, writer)
+        finally:
+            os._exit(127 if foreground else 0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        if not foreground:
+            os.waitpid(forked, 0)
+        said = pipe.read().decode(errors="replace").split("\0")
+    if "ready" in said and "failed" not in said:
+        return int(said[0])
+    if foreground:
+        os.waitpid(forked, 0)
+    if "failed" in said:
+        number, text, name = said[said.index("failed") + 1 :][:3]
+        raise LaunchError(int(number), text, name or None)
+    raise LaunchError(errno.ECHILD, "killed while it was set up (too small a limit?)", argv[0])
+
+
+def _child(
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    set_up: Callable[[Callable[[str, str], None]], None],
+    writer: int,
+) -> None:
+    at = ("start", "")
+
+    def step(what: str, name: str) -> None:
+        nonlocal at
+        at = what, name
+
+    try:
+        os.write(writer, f"{os.getpid()}\0".encode())
+        set_up(step)
+        step("execute", argv[0])
+        # Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP; all that would survive the exec.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(writer, 3, inheritable=False)
+        writer = 3
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.write(writer, b"ready\0")
+        _execute(argv, environment)
+    except OSError as error:
+        name = error.filename if at[0] == "execute" and error.filename else at[1]
+        text = f"{at[0]}: {error.strerror}"
+        os.write(writer, f"failed\0{error.errno}\0{text}\0{name}\0".encode())
+
+
+def _execute(argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    """execve(2), along the *new* environment's PATH if there is no slash in the name."""
+    name = argv[0]
+    where = [name]
+    if "/" not in name:
+        where = [f"{d or '.'}/{name}" for d in environment.get("PATH", PATH).split(":")]
+    failed = OSError(errno.ENOENT, "not found along PATH", name)
+    for path in where:
+        try:
+            os.execve(path, argv, environment)
+        except OSError as error:
+            if error.errno == errno.ENOENT and os.path.exists(path):
+                failed = OSError(errno.ENOENT, "its interpreter or loader is missing", path)
+            elif error.errno != errno.ENOENT or len(where) == 1:
+                failed = OSError(error.errno, os.strerror(error.errno or 0), path)
+    raise failed
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
