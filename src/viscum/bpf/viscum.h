@@ -50,17 +50,39 @@ struct v_service {
 /* map `targets`: HASH v_addr -> __u32 group; map `prefixes`: LPM_TRIE v_prefix -> __u32 group.
  * A group is one distinct set of services that claim an address. */
 struct v_prefix { __u32 len; struct v_addr addr; };
-/* map `ports`: HASH -> __u32 sid; port 0: every port; proto 0 and port 0: every protocol */
+
+/* map `ports`: HASH -> __u32 sid. Asked in this order: {group, port, proto}, {group, 0, proto}
+ * (every port), {group, 0, 0} (every protocol). An ICMP error is asked for with the protocol and
+ * the service's port of the packet it quotes; an echo request with {group, 0, 1}, also for IPv6,
+ * which the lowest service of the group owns (before it one with ping = "edge"). Other protocols
+ * are looked up only so that they can be counted. */
 struct v_port { __u32 group; __u16 port; __u8 proto; __u8 pad; };
+
 /* map `clients`: LPM_TRIE -> __u32 1; len counts the 32 bits of sid */
 struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
 
-/* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs */
+/* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs.
+ * own4, own6: the instance's own addresses; all zero if it has none. */
 struct v_link { __u32 sid, slot; __s32 nsid; __u32 pad; struct v_addr own4, own6; };
 
-/* map `flows`: LRU_HASH, UDP, as the client sends */
+/* map `flows`: LRU_HASH, UDP, as the client sends. When it is full the flow that was silent
+ * longest is forgotten; its next datagram is then judged like the first of a new flow. */
 struct v_flow_key { struct v_addr src, dst; __u16 sport, dport; __u32 pad; };
 struct v_flow { __u64 last_ns; __u32 sid, slot, edge, epoch; };
+
+/* map `syns`: LRU_HASH v_flow_key -> the last SYN and where it went, so that its retransmission
+ * goes there too; map `away`: LRU_HASH v_flow_key -> __u64 time of a SYN that went to the cloud
+ * while the edge held the same ports in TIME_WAIT. No established flow depends on `syns`. */
+struct v_syn { __u64 ns; __u32 seq; __u32 edge; };
+
+/* map `replies`: LRU_HASH -> v_addr, the target a UDP client wrote to, for servers that are bound
+ * to the wildcard address and answer from another one */
+struct v_reply_key { struct v_addr client; __u16 cport, sport; __u32 slot; };
+
+/* map `frags`: LRU_HASH, written by a datagram's first fragment, both ways. proto is 0 in IPv6.
+ * put: what the later fragments of a reply get as their source; all zero: leave it. */
+struct v_frag_key { struct v_addr src, dst; __u32 id, proto; };
+struct v_frag { __u64 ns; __u32 sid, slot, ifindex, generation; struct v_addr put; };
 
 /* map `counters`: PERCPU_HASH __u32 sid -> this; the reasons are enum v_reason */
 enum v_reason {
@@ -73,18 +95,20 @@ enum v_reason {
 	V_CLOUD_HUNG, V_CLOUD_JOIN,
 	V_EDGE_UDP_NEW, V_EDGE_UDP, V_EDGE_UDP_CONNECTED,
 	V_CLOUD_UDP, V_CLOUD_UDP_ARMING, V_CLOUD_UDP_NO_SOCKET, V_CLOUD_UDP_NOT_INITIAL,
+	V_CLOUD_UDP_FULL,    /* the flow could not be recorded */
 	V_EDGE_ICMP, V_CLOUD_ICMP, V_EDGE_PING, V_CLOUD_PING,
 	V_EDGE_FRAGMENT, V_CLOUD_FRAGMENT,
-	V_CLOUD_DEAD,        /* namespace or link gone */
+	V_CLOUD_DEAD,        /* namespace or link gone, or the link is down */
 	V_CLOUD_OTHER,       /* other protocol, or not parseable */
 	V_DROP_DOWN,         /* when-down = "drop" and nobody listens */
 	V_RETURN, V_RETURN_STACK, V_RETURN_SOURCE /* target put back as source */,
+	V_NOT_HOST,          /* the frame is not addressed to this host, or tagged: never looked at */
 	V_REASONS
 };
 struct v_counters { __u64 in_bytes, out_bytes; __u64 packets[V_REASONS]; };
 
-/* map `config`: ARRAY of one */
-struct v_config { __u32 abi, n_prefixes; };
+/* map `config`: ARRAY of one. build: begin of the SHA-256 of the object that was loaded */
+struct v_config { __u32 abi, n_prefixes; __u64 build; };
 
 /* explain: PROG_TEST_RUN with this in cb[0..2]; the answer comes back in cb[0..4] =
  * {V_DRY_RUN_DONE, reason, sid, slot, generation} and nothing is redirected, written or counted. */
@@ -96,5 +120,15 @@ struct v_config { __u32 abi, n_prefixes; };
 _Static_assert(sizeof(struct v_instance) == 16, "v_instance");
 _Static_assert(sizeof(struct v_generation) == 16 + 16 * V_MAX_INSTANCES, "v_generation");
 _Static_assert(sizeof(struct v_service) == 56 + 4 * V_MAX_INTERFACES + V_MAX_GENERATIONS * sizeof(struct v_generation), "v_service");
+_Static_assert(sizeof(struct v_prefix) == 20, "v_prefix");
+_Static_assert(sizeof(struct v_port) == 8, "v_port");
+_Static_assert(sizeof(struct v_client) == 24, "v_client");
+_Static_assert(sizeof(struct v_link) == 48, "v_link");
 _Static_assert(sizeof(struct v_flow_key) == 40, "v_flow_key");
+_Static_assert(sizeof(struct v_flow) == 24, "v_flow");
+_Static_assert(sizeof(struct v_syn) == 16, "v_syn");
+_Static_assert(sizeof(struct v_reply_key) == 24, "v_reply_key");
+_Static_assert(sizeof(struct v_frag_key) == 40, "v_frag_key");
+_Static_assert(sizeof(struct v_frag) == 40, "v_frag");
+_Static_assert(sizeof(struct v_counters) == 16 + 8 * V_REASONS, "v_counters");
 #endif
