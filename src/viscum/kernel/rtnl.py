@@ -172,9 +172,17 @@ class Rtnl(Tc):
             raise
 
     def add_veth(
-        self, name: str, peer_name: str, peer_netns_fd: int, mtu: int = 0, alias: str = ""
+        self,
+        name: str,
+        peer_name: str,
+        peer_netns_fd: int,
+        mtu: int = 0,
+        alias: str = "",
+        ifindex: int = 0,
     ) -> None:
         """A pair: `name` here, `peer_name` in the other namespace, both down. mtu 0: 1500.
+
+        ifindex: the number `name` is to have (0: the kernel's choice).
 
         Sets the alias in a second step: RTM_NEWLINK takes it only for a device that exists.
         """
@@ -184,7 +192,8 @@ class Rtnl(Tc):
         peer = zeros + netlink.text(_IFLA_IFNAME, peer_name) + fd + size
         data = netlink.nest(_IFLA_INFO_DATA, netlink.attr(_VETH_INFO_PEER, peer))
         info = netlink.nest(_IFLA_LINKINFO, netlink.text(_IFLA_INFO_KIND, "veth"), data)
-        body = zeros + netlink.text(_IFLA_IFNAME, name) + size + info
+        wanted = _IFINFOMSG.pack(0, 0, ifindex, 0, 0)
+        body = wanted + netlink.text(_IFLA_IFNAME, name) + size + info
         self.request(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"add link {name}")
         if alias:
             named = netlink.text(_IFLA_IFNAME, name)
@@ -293,7 +302,8 @@ class Rtnl(Tc):
     ) -> Route | None:
         """The way a packet to `dst` would take; None if there is none (unreachable, prohibited).
 
-        oif, via, src, table and type (RTN_LOCAL: this box's own address) are meaningful.
+        oif, via, src, table and type (RTN_LOCAL: this box's own address) are meaningful. The
+        kernel says EINVAL for a blackhole.
         """
         family = socket.AF_INET if dst.version == 4 else socket.AF_INET6
         length = dst.max_prefixlen
@@ -309,7 +319,7 @@ class Rtnl(Tc):
         try:
             found = _route(self.get(_RTM_GETROUTE, body, f"route to {dst}")[0].body)
         except OSError as e:
-            if e.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES):
+            if e.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
                 return None
             raise
         return None if found.type >= RTN_BLACKHOLE else found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable
 from functools import cache
@@ -150,6 +149,8 @@ def pidfd_open(pid: int) -> int:
 
 def pidfd_send_signal(pidfd: int, number: int) -> bool:
     """Sends a signal; False if the process is gone."""
+    import signal
+
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
