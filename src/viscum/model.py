@@ -20,8 +20,8 @@ class SteerInstance:
     slot: int
     ifindex: int  # of the host-side link; 0: the link is not there
     nsid: int
-    own4: IPv4Address | None = None
-    own6: IPv6Address | None = None
+    own4: Address | None = None
+    own6: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +76,98 @@ class Counters:
     in_bytes: int = 0
     out_bytes: int = 0
     packets: Mapping[str, int] = field(default_factory=dict)
+
+
+# ---- the inside of a service's namespace, and what is ours on the host -----------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InnerRoute:
+    """`dst` None: the default route. `local`: every address of `dst` is the namespace's own."""
+
+    family: int
+    dst: Network | None
+    table: int
+    via: Address | None = None
+    src: Address | None = None
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InnerRule:
+    family: int
+    pref: int
+    table: int
+    iif: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """Addresses as (link, "address/length"), routes, rules and links that are up."""
+
+    addresses: frozenset[tuple[str, str]] = frozenset()
+    routes: frozenset[InnerRoute] = frozenset()
+    rules: frozenset[InnerRule] = frozenset()
+    up: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """A routing rule of ours on the host (protocol names.PROTO), for `firewall = "honour"`."""
+
+    family: int
+    pref: int
+    fwmark: int
+    iif: str
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoute:
+    """default via `via` dev `oif` in `table` (protocol names.PROTO)."""
+
+    family: int
+    table: int
+    via: Address
+    oif: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """A link in the host's namespace."""
+
+    ifindex: int
+    name: str
+    kind: str
+    mtu: int
+    up: bool
+    alias: str
+    nsid: int | None
+    mac: str = ""
+    has_default: bool = False  # a default route leaves by it
+    networks: tuple[Network, ...] = ()  # its connected networks
+    addresses: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A cgroup of ours: whether processes live in it, and its limits as the kernel has them."""
+
+    populated: bool
+    cpu: float | None = None  # CPUs
+    memory: int | None = None  # bytes
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One snapshot of the host: what is ours, and what it must not clash with."""
+
+    links: Mapping[str, HostLink]
+    namespaces: Mapping[str, int | None]  # ours by name -> netns id as seen from here
+    inner: Mapping[str, Inner]  # by namespace name; only those that were asked for
+    groups: Mapping[str, Group]  # our cgroups by "service/generation.instance"
+    rules: frozenset[HostRule]
+    routes: frozenset[HostRoute]
+    networks: tuple[Network, ...]  # every destination the host's main table routes, but default
+    nft: str | None  # comment of our table (the digest of its rules), None: no table

@@ -62,8 +62,10 @@ def link(slot: int) -> str:
     return f"{LINK_PREFIX}{slot}"
 
 
-def nsid(slot: int) -> int:
-    """Netns id of the instance as seen from the host; also its fwmark and routing table."""
+def number(slot: int) -> int:
+    """The one number of an instance on the host: its netns id, the ifindex of its host-side
+    link (asked for when the link is made, so that a plan knows it beforehand and a stale one
+    never means somebody else's interface), its fwmark and its routing table."""
     return MARK | slot
 
 

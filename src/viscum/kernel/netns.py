@@ -6,7 +6,8 @@ import errno
 import fcntl
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,16 @@ def open(name: str) -> int:  # noqa: A001 (netns.open reads best)
     if fd is None:
         raise FileNotFoundError(errno.ENOENT, "no such network namespace", name)
     return fd
+
+
+@contextmanager
+def opened(name: str) -> Iterator[int]:
+    """`open`, closed at the end of the block."""
+    fd = open(name)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def own() -> int:

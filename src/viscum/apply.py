@@ -1,0 +1,42 @@
+"""One loop over Ops; the first that fails stops it, and says which it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from viscum.errors import ViscumError
+from viscum.ops import Op
+
+
+class OpFailed(ViscumError):
+    """An Op failed; `op` is it. The ones before it are done, those after it are not."""
+
+    def __init__(self, op: Op, error: BaseException) -> None:
+        detail = error.message if isinstance(error, ViscumError) else str(error)
+        super().__init__(
+            f"could not {op.describe()}: {detail}",
+            hint=getattr(error, "hint", "") or "by hand: " + " && ".join(op.shell())[:400],
+        )
+        self.op = op
+
+
+def apply(ops: Iterable[Op], told: Callable[[Op], None] = lambda op: None) -> None:
+    """Applies in order. Raises OpFailed."""
+    for op in ops:
+        told(op)
+        try:
+            op.apply()
+        except (OSError, ViscumError) as error:
+            raise OpFailed(op, error) from error
+
+
+def apply_all(ops: Iterable[Op]) -> list[OpFailed]:
+    """Teardown: goes on after a failure and returns what failed."""
+    failed = []
+    for op in ops:
+        try:
+            op.apply()
+        except (OSError, ViscumError) as error:
+            failed.append(OpFailed(op, error))
+    return failed
+

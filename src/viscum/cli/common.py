@@ -1,0 +1,88 @@
+"""What commands share: the host they act on, and words for what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from viscum.cli.output import note, say
+from viscum.errors import InputError, Problem, ViscumError
+from viscum.host import Host, Outcome
+from viscum.ops import Op
+from viscum.values import BadValue, Seconds
+
+VERBS = {
+    "started": "started",
+    "unchanged": "is as asked already; nothing to do",
+    "upgraded": "moved to a new generation",
+    "changed": "changed in place",
+    "restarted": "moved to new processes",
+}
+
+
+def host(ctx: click.Context, **options: Any) -> Host:
+    settings = ctx.find_root().obj
+
+    def told(op: Op) -> None:
+        if settings["verbose"]:
+            note(f"  {op.describe()}")
+
+    return Host(
+        settings["state_dir"],
+        progress=note,
+        told=told,
+        lock_timeout=settings["lock_timeout"],
+        **options,
+    )
+
+
+class Duration(click.ParamType[float]):
+    name = "DURATION"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return float(Seconds.parse(value))
+        except BadValue as error:
+            self.fail(f"{value!r} {error}", param, ctx)
+
+
+DURATION = Duration()
+
+
+def each(names: tuple[str, ...], all_: bool, known: Host, act: Callable[[str], None]) -> None:
+    """`act` for every name, or for all; unknown names are refused before the first is touched."""
+    world = known.load()
+    if all_ and names:
+        raise click.UsageError("give names or --all, not both")
+    if not all_ and not names:
+        raise click.UsageError("name a service, or give --all")
+    problems: list[Problem] = []
+    for name in names:
+        try:
+            known.known(world, name)
+        except InputError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise InputError(*problems)
+    failed: ViscumError | None = None
+    for name in world.services if all_ else dict.fromkeys(names):
+        try:
+            act(name)
+        except ViscumError as error:
+            if failed is not None:
+                note(f"viscum: {failed.message}")
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+def outcome(result: Outcome) -> None:
+    """One line for what was done, and the notes."""
+    reset = f"; {result.flows_reset} flows were reset" if result.flows_reset else ""
+    say(f"{result.name} {VERBS.get(result.did, result.did)}{reset}")
+    for line in result.notes:
+        note(f"note: {line}")

@@ -1,0 +1,181 @@
+"""enable, disable, stop, start, restart, rm, exec, tidy."""
+
+from __future__ import annotations
+
+import click
+
+from viscum.cli import common
+from viscum.cli.output import note, say
+from viscum.host import Outcome
+
+names_argument = click.argument("names", nargs=-1, metavar="NAME…")
+all_option = click.option("--all", "all_", is_flag=True, help="Every service of this host.")
+for_option = click.option(
+    "--for", "for_", type=common.DURATION, metavar="DURATION",
+    help="Turn back by itself after this long; no daemon is needed for it.",
+)  # fmt: skip
+
+
+@click.command()
+@names_argument
+@all_option
+@for_option
+@click.pass_context
+def enable(ctx: click.Context, names: tuple[str, ...], all_: bool, for_: float | None) -> None:
+    """Steer new flows to the service; flows of the cloud stay there.
+
+    \b
+    Example:
+      viscum enable web --for 10m
+    """
+    host = common.host(ctx)
+
+    def act(name: str) -> None:
+        _steered(host.enable(name, for_seconds=for_), for_)
+
+    common.each(names, all_, host, act)
+
+
+@click.command()
+@names_argument
+@all_option
+@click.option("--drain", type=common.DURATION, metavar="DURATION",
+              help="Reset what is left after this long.")  # fmt: skip
+@click.option("--now", is_flag=True, help="Reset the service's client connections at once.")
+@for_option
+@click.pass_context
+def disable(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    all_: bool,
+    drain: float | None,
+    now: bool,
+    for_: float | None,
+) -> None:
+    """Steer new flows to the cloud; the server keeps running, and its flows go on.
+
+    \b
+    Example:
+      viscum disable web --drain 30s
+    """
+    if now and drain is not None:
+        raise click.UsageError("give --drain or --now, not both")
+    host = common.host(ctx)
+
+    def act(name: str) -> None:
+        result = host.disable(name, drain=0.0 if now else drain, for_seconds=for_)
+        if (now or drain is not None) and not result.flows_reset:
+            result.notes.append("no flow had to be reset")
+        _steered(result, for_)
+
+    common.each(names, all_, host, act)
+
+
+def _steered(result: Outcome, for_: float | None) -> None:
+    common.outcome(result)
+    if result.did == "disabled":
+        note("note: the server keeps running (`viscum stop` ends it)")
+    back = f"turns back by itself in {for_:g} s; " if for_ is not None else ""
+    note(f"note: {back}after a reboot what /etc/viscum/services says holds")
+
+
+@click.command()
+@names_argument
+@all_option
+@click.pass_context
+def stop(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+    """End the server after its last flow (or its drain limit); the spec is kept.
+
+    \b
+    Example:
+      viscum stop web
+    """
+    host = common.host(ctx)
+    common.each(names, all_, host, lambda name: common.outcome(host.stop(name)))
+
+
+@click.command()
+@names_argument
+@all_option
+@click.pass_context
+def start(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+    """Start a stopped service, or one whose server has ended.
+
+    \b
+    Example:
+      viscum start web
+    """
+    host = common.host(ctx)
+    common.each(names, all_, host, lambda name: common.outcome(host.start_again(name)))
+
+
+@click.command()
+@names_argument
+@all_option
+@click.pass_context
+def restart(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+    """Move to new processes of the same spec, as an upgrade does: no client notices.
+
+    \b
+    Example:
+      viscum restart web
+    """
+    host = common.host(ctx)
+    common.each(names, all_, host, lambda name: common.outcome(host.restart(name)))
+
+
+@click.command()
+@names_argument
+@all_option
+@click.option("--no-wait", is_flag=True, help="Return at once; a later command finishes it.")
+@click.option("--now", is_flag=True, help="Reset its client connections instead of waiting.")
+@click.pass_context
+def rm(
+    ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, now: bool
+) -> None:
+    """Take services away: new flows go to the cloud, open ones may end within the drain limit.
+
+    \b
+    Example:
+      viscum rm web
+    """
+    host = common.host(ctx)
+    common.each(
+        names,
+        all_,
+        host,
+        lambda name: common.outcome(host.remove(name, wait=not no_wait, at_once=now)),
+    )
+    if all_ and not no_wait:
+        host.sweep()
+
+
+@click.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def exec_(ctx: click.Context, name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND where the service's server runs; its exit status is this one's.
+
+    \b
+    Example:
+      viscum exec web -- ss -tn
+    """
+    ctx.exit(common.host(ctx).execute(name, command))
+
+
+@click.command()
+@click.pass_context
+def tidy(ctx: click.Context) -> None:
+    """Finish what is due (drains, --for) and keep the logs within their bounds.
+
+    Every changing command does this too; a timer that calls it bounds the logs of a chatty server
+    on a box where nothing else happens.
+
+    \b
+    Example:
+      * * * * * viscum tidy
+    """
+    reset = common.host(ctx).tidy()
+    if reset:
+        say(f"{reset} flows were reset")

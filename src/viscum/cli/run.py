@@ -1,0 +1,259 @@
+"""run, apply, plan, export, schema: from a spec to a running service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from viscum import names
+from viscum.cli import common
+from viscum.cli.output import as_json, note, say
+from viscum.errors import InputError, Problem
+from viscum.host import Host
+from viscum.spec import Spec, diff, from_mapping, specs_from_paths, to_toml
+
+FLAGS = {
+    "name": "--name",
+    "command": "COMMAND",
+    "instances": "--instances",
+    "steer.interfaces": "--on",
+    "steer.targets": "--target",
+    "steer.ports": "--port",
+    "steer.clients": "--client",
+    "steer.share": "--share",
+    "steer.when-down": "--when-down",
+    "steer.firewall": "--firewall",
+    "run.environment": "-e",
+    "run.user": "-u",
+    "run.working-directory": "-w",
+    "run.root": "--root",
+    "limits.cpu": "--cpus",
+    "limits.memory": "--memory",
+    "limits.processes": "--pids-limit",
+    "director": "--director",
+    "upgrade": "--upgrade",
+    "egress.allow": "--allow",
+    "steer.ping": "--ping",
+    "run.drain": "--drain",
+    "run.start-timeout": "--start-timeout",
+}
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option("--name", required=True, help="The service's name.")
+@click.option("--on", "interfaces", multiple=True, metavar="IFACE", help="Client interface.")
+@click.option("--target", "targets", multiple=True, help="Address, prefix or name of the cloud.")
+@click.option("--port", "ports", multiple=True, metavar="PORT/PROTO", help="Default: all.")
+@click.option("--client", "clients", multiple=True, metavar="PREFIX", help="Default: everybody.")
+@click.option("--share", type=int, help="Percent of the clients that go to the edge.")
+@click.option("--when-down", type=click.Choice(["cloud", "drop"]), help="Default: cloud.")
+@click.option("--firewall", type=click.Choice(["bypass", "honour"]), help="Forward rules.")
+@click.option("--ping", type=click.Choice(["cloud", "edge"]), help="Who answers echo requests.")
+@click.option("-e", "--env", "environment", multiple=True, metavar="K=V", help="Environment.")
+@click.option("-u", "--user", help="USER or USER:GROUP; default: root with few capabilities.")
+@click.option("-w", "--workdir", metavar="DIR", help="Working directory.")
+@click.option("--cpus", type=float, help="CPU limit, in cores.")
+@click.option("--memory", help="Memory limit, such as 256M.")
+@click.option("--pids-limit", type=int, help="Limit of processes and threads.")
+@click.option("--root", metavar="DIR", help="An unpacked root file system.")
+@click.option("--instances", type=int, help="How many, each in its own namespace.")
+@click.option("--director", help="ebpf; default: the best that works here.")
+@click.option("--upgrade", type=click.Choice(["beside", "replace"]), help="How --replace upgrades.")
+@click.option("--allow", multiple=True, metavar="RULE", help="Egress: internet, lan, router, …")
+@click.option("--drain", metavar="DURATION", help="How long an upgrade or rm waits for flows.")
+@click.option("--start-timeout", metavar="DURATION", help="How long it may take to listen.")
+@click.option("--replace", is_flag=True, help="Upgrade a service of that name.")
+@click.option("--save", is_flag=True, help=f"Also keep it in {names.CONFIG_DIR}/services.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option("--foreground", is_flag=True, help="Stay until the server ends, then clean up.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def run(ctx: click.Context, /, **given: Any) -> None:
+    """Put COMMAND, an unmodified server, in front of the cloud's for this box's clients.
+
+    \b
+    Example:
+      viscum run --name web --on wlan0 --target cloud.example.com --port 80/tcp -- \\
+          nginx -g 'daemon off;'
+    """
+    spec = from_mapping(mapping(given), flags=FLAGS)
+    host = common.host(ctx)
+    if given["dry_run"]:
+        show_plan(host, [spec])
+        return
+    result = host.up(spec, replacing=given["replace"], as_child=given["foreground"])
+    common.outcome(result)
+    for line in host.remarks(spec):
+        note(f"note: {line}")
+    if given["save"]:
+        say(f"kept in {keep(spec)}")
+    if given["foreground"]:
+        ctx.exit(host.stand_by(spec.name))
+
+
+def mapping(given: dict[str, Any]) -> dict[str, Any]:
+    """Command-line values as a spec's tables; what was not given is left out."""
+    environment = {}
+    for pair in given["environment"]:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(Problem("-e", pair, "has no '='", "write -e NAME=VALUE"))
+        environment[key] = value
+    tables: dict[str, Any] = {
+        "name": given["name"],
+        "command": list(given["command"]),
+        "instances": given["instances"],
+        "director": given["director"],
+        "upgrade": given["upgrade"],
+        "steer": {
+            "interfaces": list(given["interfaces"]),
+            "targets": list(given["targets"]),
+            "ports": list(given["ports"]) or None,
+            "clients": list(given["clients"]) or None,
+            "share": given["share"],
+            "when-down": given["when_down"],
+            "firewall": given["firewall"],
+            "ping": given["ping"],
+        },
+        "run": {
+            "user": given["user"],
+            "environment": environment or None,
+            "working-directory": given["workdir"],
+            "root": given["root"],
+            "drain": given["drain"],
+            "start-timeout": given["start_timeout"],
+        },
+        "limits": {
+            "cpu": given["cpus"],
+            "memory": given["memory"],
+            "processes": given["pids_limit"],
+        },
+        "egress": {"allow": list(given["allow"]) or None},
+    }
+    return _without_none(tables)
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items()}
+    return {k: v for k, v in kept.items() if v is not None and v != {}}
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE|DIR…")
+@click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
+@click.option("--prune", is_flag=True, help="Remove services that no file names.")
+@click.pass_context
+def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool) -> None:
+    """Make the services what spec files say: shows the difference, then acts.
+
+    \b
+    Example:
+      viscum apply /etc/viscum/services
+    """
+    specs = [spec for _, spec in specs_from_paths(files)]
+    host = common.host(ctx)
+    world = host.load()
+    host.check_all(specs)
+    gone = [name for name in world.services if name not in {s.name for s in specs}]
+    for spec in specs:
+        show_diff(spec.name, world.services[spec.name].spec if spec.name in world.services else None,
+                  spec)  # fmt: skip
+    if prune:
+        for name in gone:
+            show_diff(name, world.services[name].spec, None)
+    if dry_run:
+        show_plan(host, specs)
+        return
+    for spec in specs:
+        common.outcome(host.up(spec))
+        for line in host.remarks(spec):
+            note(f"note: {line}")
+    for name in gone if prune else ():
+        common.outcome(host.remove(name))
+
+
+def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
+    changes = diff(old, new)
+    if not changes:
+        say(f"  {name}: no change")
+        return
+    sign = "+" if old is None else "-" if new is None else "~"
+    say(f"{sign} {name}")
+    for change in changes:
+        say(f"    {change}")
+
+
+def show_plan(host: Host, specs: list[Spec]) -> None:
+    steps = host.plan(specs)
+    for op in steps:
+        say(f"would {op.describe()}")
+    if not steps:
+        say("nothing to do")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.option("--as-shell", is_flag=True, help="As ip, tc, nft, bpftool and sysctl commands.")
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+@click.pass_context
+def plan(ctx: click.Context, files: tuple[str, ...], as_shell: bool, json_: bool) -> None:
+    """What `apply` would do to this box now.
+
+    \b
+    Example:
+      viscum plan web.toml --as-shell >web.sh
+    """
+    specs = [spec for _, spec in specs_from_paths(files)]
+    host = common.host(ctx, attach="clsact" if as_shell else "auto")
+    steps = host.plan(specs)
+    if json_:
+        as_json([{"step": op.describe(), "shell": list(op.shell())} for op in steps])
+    elif as_shell:
+        say("#!/bin/sh -e")
+        for op in steps:
+            say(f"# {op.describe()}".replace("\n", " "))
+            for line in op.shell():
+                say(line)
+    else:
+        for op in steps:
+            say(op.describe())
+
+
+@click.command()
+@click.argument("name")
+@click.pass_context
+def export(ctx: click.Context, name: str) -> None:
+    """The spec of a service as TOML, to edit and `apply`.
+
+    \b
+    Example:
+      viscum export web >web.toml
+    """
+    host = common.host(ctx)
+    click.echo(to_toml(host.known(host.load(), name).spec), nl=False)
+
+
+@click.command()
+def schema() -> None:
+    """The JSON Schema of a spec, for editors and other tools.
+
+    \b
+    Example:
+      viscum schema >viscum.schema.json
+    """
+    from viscum.specdoc import schema as build
+
+    as_json(build())
+
+
+def keep(spec: Spec) -> Path:
+    """In /etc/viscum/services, replaced atomically."""
+    path = Path(names.CONFIG_DIR) / "services" / f"{spec.name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(to_toml(spec))
+    os.replace(new, path)
+    return path

@@ -1,0 +1,151 @@
+"""ls (ps), status, logs: what is, as tables, JSON or lines."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from viscum import status as what
+from viscum.cli import common
+from viscum.cli.output import as_json, fields, note, say, table
+from viscum.errors import ViscumError
+from viscum.host import now
+
+
+@click.command()
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+@click.pass_context
+def ls(ctx: click.Context, json_: bool) -> None:
+    """The services of this host, read back from the kernel.
+
+    \b
+    Example:
+      viscum ls
+    """
+    host = common.host(ctx)
+    found = what.services(host)
+    if json_:
+        as_json(msgspec.to_builtins(found))
+        return
+    table(
+        ("NAME", "STATE", "STEERING", "GEN", "PID", "FLOWS", "IN", "OUT", "TARGETS"),
+        (
+            (
+                s.name,
+                s.state,
+                _steering(s),
+                ",".join(str(g.number) for g in s.generations) or "-",
+                ",".join(str(i.pid) for g in s.generations for i in g.instances if i.pid) or "-",
+                s.flows,
+                size(s.in_bytes),
+                size(s.out_bytes),
+                _short(s.targets),
+            )
+            for s in found
+        ),
+    )
+
+
+ps = ls
+
+
+@click.command()
+@click.argument("name")
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+@click.pass_context
+def status(ctx: click.Context, name: str, json_: bool) -> None:
+    """Everything about one service: generations, listeners, flows, decisions, drift.
+
+    \b
+    Example:
+      viscum status web
+    """
+    host = common.host(ctx)
+    host.known(host.load(), name)
+    s = what.services(host, (name,), deep=True)[0]
+    if json_:
+        as_json(msgspec.to_builtins(s))
+        return
+    fields(
+        {
+            "name": s.name,
+            "state": s.state,
+            "steering": f"{_steering(s)} by {s.director} on {', '.join(s.interfaces)}",
+            "targets": ", ".join(s.targets),
+            "ports": ", ".join(s.ports) or "all",
+            "flows": s.flows,
+            "bytes": f"{size(s.in_bytes)} in, {size(s.out_bytes)} out",
+        }
+    )
+    for g in s.generations:
+        ends = "" if g.ends_in is None else f", flows end in {g.ends_in:.0f} s"
+        say(f"generation {g.number}: {g.state}{ends}")
+        for i in g.instances:
+            memory = "" if i.memory is None else f", {size(i.memory)}"
+            cpu = "" if i.cpu is None else f", {i.cpu:.2f} s CPU"
+            where = f"pid {i.pid}" if i.pid else "no process"
+            say(f"  {i.label}: {where} in {i.namespace} by {i.link}, {i.flows} flows{memory}{cpu}")
+            say(f"       listens on {', '.join(i.listens) or 'nothing'}")
+    if s.decisions:
+        say("packets by decision:")
+        for reason, packets in sorted(s.decisions.items(), key=lambda item: -item[1]):
+            say(f"  {packets:>12}  {reason}")
+    for line in s.drift:
+        say(f"differs from what was asked: {line}")
+
+
+def _steering(s: what.ServiceStatus) -> str:
+    share = f" {s.share}%" if s.steering == "edge" and s.share != 100 else ""
+    back = "" if s.turns_back_in is None else f" for {s.turns_back_in:.0f}s"
+    return f"{s.steering}{share}{back}"
+
+
+def _short(values: tuple[str, ...]) -> str:
+    shown = [v.removesuffix("/32").removesuffix("/128") for v in values[:2]]
+    return ",".join(shown) + (f",+{len(values) - 2}" if len(values) > 2 else "")
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves at least 1."""
+    for unit in ("", "K", "M", "G"):
+        if count < 1024:
+            return f"{count:.0f}{unit}" if unit == "" else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}T"
+
+
+@click.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what comes.")
+@click.option("--since", type=common.DURATION, metavar="DURATION", help="Only of the last T.")
+@click.option("-n", "--lines", type=int, help="Only the last N lines.")
+@click.pass_context
+def logs(
+    ctx: click.Context, name: str, follow: bool, since: float | None, lines: int | None
+) -> None:
+    """What the service's server printed (its bounded log, oldest generation first).
+
+    \b
+    Example:
+      viscum logs web -f
+    """
+    from viscum.kernel import logs as files
+
+    host = common.host(ctx)
+    directory = host.store.logs / name
+    paths = sorted(str(p) for p in directory.glob("*.log")) if directory.is_dir() else []
+    if not paths:
+        host.known(host.load(), name)  # says so if there is no such service
+        raise ViscumError(
+            f"{name} has no log", hint="with journald its output is there: journalctl -t NAME"
+        )
+    since_ns = None if since is None else int((now() - since) * 1e9)
+    for path in paths:
+        tail = files.tail(path, lines, since_ns=since_ns)
+        if since is not None and tail.since_ns is None:
+            note(f"note: {path} has no mark that old; showing it from its start")
+        for line in tail.lines:
+            say(line)
+    if follow:
+        for _, line in files.follow(paths):
+            say(line)

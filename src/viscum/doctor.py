@@ -1,0 +1,171 @@
+"""What this box can do, and what on it stands in a service's way; each with the one command.
+
+Nothing is changed (N18): what must be changed is the operator's to change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from viscum import names
+from viscum.errors import InputError
+from viscum.kernel import cgroup, director, netns, nft, sysctl
+from viscum.spec import Spec
+
+Level = Literal["ok", "warn", "fail"]
+
+# Hooks a steered packet does not pass with `firewall = "bypass"`: the director comes first.
+BYPASSED = ("prerouting", "forward", "postrouting")
+
+
+class Finding(Struct, frozen=True):
+    """fix: the command or step that mends it; "" where there is nothing to do."""
+
+    level: Level
+    what: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Of the box as a whole."""
+    return [*_tools(), *_directors(), *_groups(), *_forwarding(), *_firewall(), *_namespaces()]
+
+
+def of_service(spec: Spec) -> list[Finding]:
+    """What `run` says beside the result: only what concerns this service."""
+    found = [f for f in (*_forwarding(), *_egress(spec)) if f.level != "ok"]
+    if spec.steer.firewall == "bypass":
+        hooks = bypassed_hooks()
+        if hooks:
+            found.append(
+                Finding(
+                    "warn",
+                    f"steered packets do not pass {', '.join(hooks)}",
+                    'firewall = "honour" (--firewall honour) routes them through',
+                )
+            )
+    return found
+
+
+def bypassed_hooks() -> list[str]:
+    """The operator's own base chains that steered packets do not pass, as "family table chain"."""
+    return [
+        f"{c.family} {c.table} {c.name} ({c.hook})"
+        for c in _chains()
+        if c.hook in BYPASSED and c.table != names.NFT_TABLE
+    ] + [
+        f"iptables-legacy {table}"
+        for path in ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
+        for table in _lines(path)
+    ]
+
+
+def _chains() -> list[nft.Chain]:
+    try:
+        return nft.base_chains()
+    except OSError:
+        return []  # no nf_tables in this kernel: `_tools` says so
+
+
+def _tools() -> Iterator[Finding]:
+    from shutil import which
+
+    if os.geteuid() != 0:
+        yield Finding("fail", "not root", "sudo viscum doctor")
+    if which("nft"):
+        yield Finding("ok", "nft is there")
+    else:
+        yield Finding("fail", "nft is not installed", "apt-get install nftables")
+
+
+def _directors() -> Iterator[Finding]:
+    for name in director.NAMES:
+        try:
+            missing = director.get(name).missing()
+        except InputError as error:
+            missing = error.problems[0].message
+        if missing is None:
+            yield Finding("ok", f"director {name} works here")
+        else:
+            yield Finding("fail" if name == "ebpf" else "warn", f"director {name}: {missing}")
+
+
+def _groups() -> Iterator[Finding]:
+    try:
+        available = cgroup.available()
+    except OSError as error:
+        yield Finding("fail", f"control groups: {error}", "mount -t cgroup2 none /sys/fs/cgroup")
+        return
+    for controller in ("cpu", "memory", "pids"):
+        if controller in available:
+            yield Finding("ok", f"{controller} can be limited")
+        else:
+            yield Finding("warn", f"no {controller} controller: such a limit is refused")
+
+
+def _forwarding() -> Iterator[Finding]:
+    switches = {"IPv4": "net.ipv4.ip_forward", "IPv6": "net.ipv6.conf.all.forwarding"}
+    for version, key in switches.items():
+        try:
+            on = sysctl.read(key) != "0"
+        except OSError:
+            continue
+        if on:
+            yield Finding("ok", f"{version} is forwarded")
+        else:
+            yield Finding(
+                "warn",
+                f"{version} is not forwarded: this box is no router for it, and replies and the "
+                "server's own connections do not leave",
+                f"sysctl -w {key}=1",
+            )
+
+
+def _firewall() -> Iterator[Finding]:
+    hooks = bypassed_hooks()
+    if hooks:
+        yield Finding(
+            "warn",
+            f'with firewall = "bypass" steered packets do not pass {", ".join(hooks)}',
+            'firewall = "honour" in the spec routes them through',
+        )
+    yield from _dropping()
+
+
+def _egress(spec: Spec) -> Iterator[Finding]:
+    if spec.egress.allow or spec.steer.firewall == "honour":
+        yield from _dropping()
+
+
+def _dropping() -> Iterator[Finding]:
+    for c in _chains():
+        if c.hook == "forward" and c.policy == "drop" and c.table != names.NFT_TABLE:
+            yield Finding(
+                "warn",
+                f"the chain {c.family} {c.table} {c.name} drops what it does not accept, also "
+                "what servers send to the Internet",
+                f"nft insert rule {c.family} {c.table} {c.name} "
+                f'iifname "{names.LINK_PREFIX}*" accept; nft insert rule {c.family} {c.table} '
+                f'{c.name} oifname "{names.LINK_PREFIX}*" accept',
+            )
+
+
+def _namespaces() -> Iterator[Finding]:
+    if netns.is_private_mount_namespace():
+        yield Finding(
+            "fail",
+            "this shell has a mount namespace of its own, as `ip netns exec` makes",
+            "nsenter --net=/run/netns/NAME viscum …",
+        )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().split()
+    except OSError:
+        return []

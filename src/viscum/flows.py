@@ -1,0 +1,71 @@
+"""Open client flows of a service: counting them, and ending what a drain limit leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_network
+
+from viscum.kernel import netns, sockets
+from viscum.model import Network
+from viscum.plan import Instance
+from viscum.spec import Port
+from viscum.store import Record, Retired
+
+
+def count(instances: Iterable[Instance], udp: dict[int, int]) -> int:
+    """Open TCP connections and UDP flows of clients. udp: live flows by slot (the director's)."""
+    return sum(len(_tcp(i)) + udp.get(i.slot, 0) for i in instances)
+
+
+def reset(instances: Iterable[Instance]) -> int:
+    """Ends every client connection with a RST, so that the client reconnects at once.
+
+    Only connections to the targets: never listeners, never the server's own to elsewhere. Returns
+    how many there were.
+    """
+    ended = 0
+    for i in instances:
+        try:
+            with netns.opened(i.netns) as fd:
+                ended += sockets.destroy(fd, _of_clients(i.targets))
+        except FileNotFoundError:
+            continue
+    return ended
+
+
+def outside(instances: Iterable[Instance], retired: Retired, record: Record) -> bool:
+    """Whether flows are open that only the narrower steering of before covers.
+
+    Without sockets there is no telling for UDP: those wait for the drain limit.
+    """
+    old = retired.spec.steer
+    if not old.ports or any(p.proto == "udp" for p in old.ports):
+        return True
+    targets = tuple(ip_network(a) for a in record.addresses)
+    ports = record.spec.steer.ports
+    covered = _of_clients(targets)
+    return any(
+        not (covered(f) and _on(ports, f.local_port)) for i in instances for f in _tcp(i)
+    )
+
+
+def _on(ports: tuple[Port, ...], port: int) -> bool:
+    return not ports or any(p.proto == "tcp" and p.first <= port <= p.last for p in ports)
+
+
+def _tcp(i: Instance) -> list[sockets.TcpFlow]:
+    """TIME_WAIT is left out: the flow has ended, only its echo is awaited."""
+    try:
+        with netns.opened(i.netns) as fd:
+            found = sockets.tcp_flows(fd)
+    except FileNotFoundError:
+        return []
+    wanted = _of_clients(i.targets)
+    return [f for f in found if f.state != sockets.TIME_WAIT and wanted(f)]
+
+
+def _of_clients(targets: tuple[Network, ...]) -> Callable[[sockets.TcpFlow], bool]:
+    """The server's own connections leave from its own address, clients' arrive at a target."""
+    hosts = {t.network_address for t in targets if t.num_addresses == 1}
+    prefixes = [t for t in targets if t.num_addresses > 1]
+    return lambda f: f.local in hosts or any(f.local in p for p in prefixes)

@@ -1,0 +1,484 @@
+"""The library's front door: what the CLI and the controller call.
+
+A `Host` is one access point's worth of Viscum: the network namespace this process is in, and a
+state directory. Commands that change something take the host's lock, finish what an earlier
+command left due (`settle`), then act. Waiting for flows to end happens without the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from viscum import doctor, evolve, flows, foreground, names, ops, start, store, validate
+from viscum.change import Change
+from viscum.errors import InputError, Problem, ViscumError
+from viscum.kernel import director, logs, netns, process
+from viscum.kernel.cgroup import Group
+from viscum.model import Observed
+from viscum.plan import Instance, instances
+from viscum.spec import Spec
+from viscum.store import Record, Store, World
+
+LOCK_TIMEOUT = 60.0
+POLL = 0.1  # between two looks at whether flows have ended
+
+
+@dataclass
+class Outcome:
+    """What a command did, for the CLI to say."""
+
+    name: str
+    did: str  # "started", "unchanged", "upgraded", "changed", …
+    notes: list[str] = field(default_factory=list)
+    flows_reset: int = 0
+    listening: bool = True
+
+
+def now() -> float:
+    """CLOCK_BOOTTIME, seconds: the clock of every deadline."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Host:
+    """progress: told a line whenever something takes a while. told: every Op before it runs."""
+
+    def __init__(
+        self,
+        state_dir: str = names.DEFAULT_STATE_DIR,
+        *,
+        progress: Callable[[str], None] = lambda line: None,
+        told: Callable[[ops.Op], None] = lambda op: None,
+        lock_timeout: float = LOCK_TIMEOUT,
+        attach: str = "auto",
+    ) -> None:
+        self.names = names.HostNames(str(Path(state_dir).absolute()))
+        self.store = Store(self.names.state_dir)
+        self.progress = progress
+        self.told = told
+        self.lock_timeout = lock_timeout
+        self.attach = attach
+
+    # ---- the frame every changing command runs in
+
+    @contextmanager
+    def changing(self, what: str) -> Iterator[Change]:
+        """The lock, the desired world, and what was due before. Raises ViscumError."""
+        refuse_if_unable()
+        with store.lock(
+            self.names.state_dir,
+            what,
+            self.lock_timeout,
+            lambda holder: self.progress(f"waiting for {holder}"),
+        ):
+            change = Change(self.names, self.store, self.load(), self.told, self.attach)
+            self.settle(change)
+            yield change
+            self.trim_logs(change.world)
+
+    def load(self) -> World:
+        world = self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
+        return world
+
+    def _with_pool(self, change: Change) -> World:
+        """The pool is chosen with the first service and kept while there is one."""
+        world = change.world
+        if not world.host.pool4:
+            pool = validate.choose_pool(change.observe())
+            world = World(replace(world.host, pool4=pool), world.services)
+        return world
+
+    # ---- run, apply
+
+    def up(
+        self,
+        spec: Spec,
+        *,
+        replacing: bool = True,
+        as_child: bool = False,
+    ) -> Outcome:
+        """Starts a service, or changes it to `spec`. Raises InputError, ViscumError.
+
+        replacing: a spec that differs from the running one's is an upgrade; otherwise it is
+        refused. Returns when the new generation listens (or not yet, and why) and, after an
+        upgrade, when the old one has drained.
+        """
+        with self.changing(f"run {spec.name}") as change:
+            world = self._with_pool(change)
+            old = world.services.get(spec.name)
+            seen = change.observe()
+            addresses = validate.resolve(spec)
+            validate.validate(spec, addresses, world, seen)
+            if old is not None and old.spec != spec and not replacing:
+                raise InputError(
+                    Problem(
+                        "name",
+                        spec.name,
+                        "runs already, with another spec",
+                        "give --replace to upgrade it, or choose another name",
+                    )
+                )
+            outcome = start.start(
+                self, change, world, old, spec, addresses, slots_taken(seen), as_child
+            )
+        if any(g.state == "draining" for g in self._record(spec.name).generations):
+            outcome.flows_reset += self.wait_drained(spec.name, self._drained_of_old)
+        return outcome
+
+    # ---- enable, disable
+
+    def enable(self, name: str, *, for_seconds: float | None = None) -> Outcome:
+        """New flows go to the edge; flows that are the cloud's stay there."""
+        with self.changing(f"enable {name}") as change:
+            record = self.known(change.world, name)
+            did = "enabled" if not record.enabled or record.until_ns else "unchanged"
+            record = replace(
+                record, enabled=True, until_ns=_until(for_seconds), end_flows_at=None
+            )
+            change.commit(change.world.with_record(record))
+            return Outcome(name, did)
+
+    def disable(
+        self,
+        name: str,
+        *,
+        drain: float | None = None,
+        for_seconds: float | None = None,
+    ) -> Outcome:
+        """New flows go to the cloud; the server keeps running.
+
+        drain: seconds after which flows still open are reset (0: at once); None: never.
+        """
+        with self.changing(f"disable {name}") as change:
+            record = self.known(change.world, name)
+            did = "disabled" if record.enabled or record.until_ns else "unchanged"
+            ends = None if drain is None else now() + drain
+            record = replace(
+                record,
+                enabled=False,
+                until_ns=_until(for_seconds),
+                end_flows_at=ends,
+                udp_epoch=record.udp_epoch + (drain == 0),
+            )
+            change.commit(change.world.with_record(record))
+            outcome = Outcome(name, did)
+            if drain == 0:
+                outcome.flows_reset = self.settle(change)
+        if drain:
+            outcome.flows_reset = self.wait_drained(
+                name, lambda r: r.end_flows_at is None, "drain"
+            )
+        return outcome
+
+    # ---- stop, start, restart, rm
+
+    def stop(self, name: str) -> Outcome:
+        """Ends the processes after their last flow (or the drain limit); the spec is kept."""
+        with self.changing(f"stop {name}") as change:
+            record = self.known(change.world, name)
+            if not record.running and not record.generations:
+                return Outcome(name, "unchanged")
+            until = evolve.deadline(now(), record.spec.run.drain)
+            change.commit(change.world.with_record(evolve.stopping(record, until)))
+        reset = self.wait_drained(name, lambda r: not r.generations)
+        return Outcome(name, "stopped", flows_reset=reset)
+
+    def start_again(self, name: str) -> Outcome:
+        """Starts a stopped service, or one whose server has died."""
+        world = self.load()
+        return self.up(self.known(world, name).spec)
+
+    def restart(self, name: str) -> Outcome:
+        """A new generation of the same spec, as an upgrade is: no client notices."""
+        with self.changing(f"restart {name}") as change:
+            record = self.known(change.world, name)
+            outcome = start.upgrade(self, change, change.world, record, record.spec)
+        outcome.flows_reset += self.wait_drained(name, self._drained_of_old)
+        outcome.did = "restarted"
+        return outcome
+
+    def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Outcome:
+        """Takes the service away; flows it has are ended by its drain limit.
+
+        wait False: returns at once; the next command after the limit finishes it.
+        """
+        with self.changing(f"rm {name}") as change:
+            record = self.known(change.world, name)
+            limit = 0.0 if at_once else record.spec.run.drain
+            until = now() if at_once else evolve.deadline(now(), limit)
+            record = evolve.removing(record, until)
+            if at_once:
+                record = replace(record, udp_epoch=record.udp_epoch + 1)
+            change.commit(change.world.with_record(record))
+            outcome = Outcome(name, "removed", flows_reset=self.settle(change))
+            if not wait and name in change.world.services:
+                outcome.did = "draining"
+                return outcome
+        outcome.flows_reset += self.wait_drained(name, lambda r: False)
+        return outcome
+
+    def sweep(self) -> None:
+        """After the last service: whatever else is ours and should not be there."""
+        with self.changing("rm --all") as change:
+            change.commit(change.world)
+
+    # ---- what is due
+
+    def settle(self, change: Change) -> int:
+        """Finishes what has drained or whose deadline has passed; returns the flows reset."""
+        due = [r for r in change.world.services.values() if _has_deadline(r)]
+        if not due:
+            return 0
+        moment = now()
+        udp = self.udp_flows()
+        mine = list(instances(change.world, self.names))
+        world, ended, grace = change.world, 0, 0.0
+        for record in due:
+            record, count = self._settled(record, mine, udp, moment)
+            ended += count
+            gone = record.removing and not record.generations
+            world = world.without(record.name) if gone else world.with_record(record)
+        if world != change.world:
+            self._stop_removed(change.world, world)
+            change.commit(world)
+            for name in set(record.name for record in due) - set(world.services):
+                self._remove_logs(name)
+        return ended
+
+    def _settled(
+        self, record: Record, mine: list[Instance], udp: dict[int, int], moment: float
+    ) -> tuple[Record, int]:
+        ended = 0
+        own = [i for i in mine if i.record.name == record.name]
+        if record.until_ns and moment * 1e9 >= record.until_ns:
+            record = replace(record, enabled=not record.enabled, until_ns=0)
+        if record.end_flows_at is not None:
+            late = moment >= record.end_flows_at
+            if late:
+                ended += flows.reset(own) + sum(udp.get(i.slot, 0) for i in own)
+            if late or not flows.count(own, udp):
+                record = replace(
+                    record, end_flows_at=None, udp_epoch=record.udp_epoch + (1 if late else 0)
+                )
+        for generation in record.generations:
+            if generation.state != "draining":
+                continue
+            part = [i for i in own if i.generation.number == generation.number]
+            late = generation.drain_until is not None and moment >= generation.drain_until
+            open_flows = flows.count(part, udp)
+            if late and open_flows:
+                ended += flows.reset(part) + sum(udp.get(i.slot, 0) for i in part)
+            if late or not open_flows:
+                record = evolve.without_generation(record, generation.number)
+        if record.retired:
+            left = tuple(
+                r
+                for r in record.retired
+                if not (r.until is not None and moment >= r.until)
+                and flows.outside(own, r, record)
+            )
+            record = replace(record, retired=left)
+        return record, ended
+
+    def _stop_removed(self, before: World, after: World) -> None:
+        """Gives the servers that go their stop-timeout, while everything around them still is."""
+        left = {i.cgroup for i in instances(after, self.names)}
+        for i in instances(before, self.names):
+            if i.cgroup not in left:
+                op = ops.StopProcess(i.cgroup, float(i.generation.spec.run.stop_timeout))
+                self.told(op)
+                op.apply()
+
+    def wait_drained(
+        self, name: str, done: Callable[[Record], bool], what: str = "drain"
+    ) -> int:
+        """Until `done` (or the service is gone); the lock is held only to look and to finish."""
+        ended, said = 0, ""
+        while True:
+            world = self.load()
+            record = world.services.get(name)
+            if record is None or done(record):
+                return ended
+            mine = [i for i in instances(world, self.names) if i.record.name == name]
+            draining = [
+                i for i in mine if i.generation.state == "draining" or record.end_flows_at
+            ]
+            left = flows.count(draining, self.udp_flows())
+            deadlines = [
+                d
+                for d in (record.end_flows_at, *(g.drain_until for g in record.generations))
+                if d is not None
+            ]
+            line = f"{name}: {left} flow{'s' if left != 1 else ''} still open"
+            if deadlines:
+                line += f", ended in {max(0.0, min(deadlines) - now()):.0f} s"
+            if line != said:
+                self.progress(line)
+                said = line
+            if not left or (deadlines and now() >= min(deadlines)):
+                with self.changing(f"{what} {name}") as change:
+                    record = change.world.services.get(name)
+                    if record is None or done(record):
+                        return ended
+                    ended += self.settle(change)
+                continue
+            time.sleep(POLL)
+
+    @staticmethod
+    def _drained_of_old(record: Record) -> bool:
+        return all(g.state != "draining" for g in record.generations)
+
+    # ---- planning, standing by, entering
+
+    def check_all(self, specs: list[Spec]) -> None:
+        """Validates every spec against the box and the others, before the first is applied."""
+        change = Change(self.names, self.store, self.load(), attach=self.attach)
+        world, seen = self._with_pool(change), change.observe()
+        problems: list[Problem] = []
+        for spec in specs:
+            try:
+                addresses = validate.resolve(spec)
+                validate.validate(spec, addresses, world, seen)
+                old = world.services.get(spec.name)
+                if old is None:
+                    world = evolve.create(world, spec, addresses, ())
+                else:
+                    world = world.with_record(replace(old, spec=spec, addresses=addresses))
+            except InputError as error:
+                problems += [replace_field(p, spec.name) for p in error.problems]
+        if problems:
+            raise InputError(*problems)
+
+    def plan(self, specs: list[Spec]) -> tuple[ops.Op, ...]:
+        """The steps that `up` of each spec would begin with. Changes nothing."""
+        refuse_if_unable()
+        self.check_all(specs)
+        change = Change(self.names, self.store, self.load(), attach=self.attach)
+        world, seen = self._with_pool(change), change.observe()
+        for spec in specs:
+            old = world.services.get(spec.name)
+            addresses = validate.resolve(spec)
+            taken = slots_taken(seen)
+            if old is None:
+                world = evolve.create(world, spec, addresses, taken)
+                continue
+            world = evolve.change_spec(world, old, spec, addresses, None)
+            if evolve.is_upgrade(old.spec, spec):
+                world = evolve.add_generation(world, world.services[spec.name], spec, taken)
+        return change.ops(world, seen, frozenset(s.name for s in specs))
+
+    def tidy(self) -> int:
+        """What every changing command does first and last, alone."""
+        if not self.load().services:
+            return 0
+        with self.changing("tidy") as change:
+            return self.settle(change)
+
+    def execute(self, name: str, argv: tuple[str, ...]) -> int:
+        """Runs argv where the newest instance's server runs; its exit status."""
+        refuse_if_unable()
+        world = self.load()
+        self.known(world, name)
+        for i in instances(world, self.names):
+            group = Group(i.cgroup)
+            if i.record.name == name and group.populated():
+                return process.exec_in(group, argv)
+        raise ViscumError(
+            f"{name} has no running process to join", hint=f"viscum start {name}"
+        )
+
+    def stand_by(self, name: str) -> int:
+        """For a supervisor (systemd, procd): waits until the server ends or this process is told
+        to; then takes the service away. Returns the server's exit status."""
+        return foreground.stand_by(self, name)
+
+    def remarks(self, spec: Spec) -> list[str]:
+        """What on this box stands in the way of the service, or is bypassed by it."""
+        return [f"{f.what}; {f.fix}" if f.fix else f.what for f in doctor.of_service(spec)]
+
+    # ---- small things
+
+    def known(self, world: World, name: str) -> Record:
+        """Raises InputError for a name that does not exist."""
+        record = world.services.get(name)
+        if record is None:
+            from viscum.values import did_you_mean
+
+            others = list(world.services)
+            listed = f"there are: {', '.join(others)}" if others else "there is none (`viscum ls`)"
+            fix = did_you_mean(name, others, listed)
+            raise InputError(Problem("NAME", name, "no such service on this host", fix))
+        return record
+
+    def _record(self, name: str) -> Record:
+        return self.known(self.load(), name)
+
+    def udp_flows(self) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for by in director.installed(attach=self.attach):
+            for slot, count in by.udp_flows().items():
+                found[slot] = found.get(slot, 0) + count
+        return found
+
+    def trim_logs(self, world: World) -> None:
+        """Every command keeps the logs within their bound (§6)."""
+        for i in instances(world, self.names):
+            path = self.store.log(i.record.name, i.generation.number, i.index)
+            try:
+                logs.trim(str(path), int(i.record.spec.limits.log))
+            except FileNotFoundError:
+                pass
+
+    def _remove_logs(self, name: str) -> None:
+        directory = self.store.logs / name
+        for path in directory.glob("*.log") if directory.is_dir() else ():
+            logs.remove(str(path))
+        store.remove_empty(directory)
+
+
+def refuse_if_unable() -> None:
+    """Before anything is touched: root, and a mount namespace whose mounts others see (N3)."""
+    if os.geteuid() != 0:
+        raise ViscumError(
+            "this changes the kernel's networking and needs root", hint="sudo viscum …"
+        )
+    if netns.is_private_mount_namespace():
+        raise ViscumError(
+            "this shell has a mount namespace of its own (`ip netns exec` makes one): a network "
+            "namespace made here would be lost with it",
+            state="nothing was changed",
+            hint="nsenter --net=/run/netns/NAME viscum …",
+        )
+
+
+def slots_taken(seen: Observed) -> list[int]:
+    """Slots whose link name is in use, by whomever."""
+    links = (n.removeprefix(names.LINK_PREFIX) for n in seen.links)
+    return [int(n) for n in links if n.isdecimal()]
+
+
+def replace_field(problem: Problem, name: str) -> Problem:
+    """Says of which service it is, where several are checked together."""
+    return Problem(f"{name}: {problem.field}", problem.value, problem.message, problem.fix)
+
+
+def _has_deadline(record: Record) -> bool:
+    return bool(
+        record.until_ns
+        or record.end_flows_at is not None
+        or record.retired
+        or record.removing
+        or any(g.state == "draining" for g in record.generations)
+    )
+
+
+def _until(seconds: float | None) -> int:
+    return 0 if seconds is None else int((now() + seconds) * 1e9)
+
+

@@ -1,0 +1,58 @@
+"""Starting and stopping an instance's process as an Op describes it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from viscum.kernel import journal, logs, netns, process, resolver
+from viscum.kernel.cgroup import Group
+
+if TYPE_CHECKING:
+    from viscum.ops import StartProcess
+
+RESOLV_CONF, HOSTS = "/etc/resolv.conf", "/etc/hosts"
+
+
+def start(op: StartProcess) -> None:
+    """Makes the cgroup with its limits and starts the server in it. Raises OSError."""
+    group = Group(op.cgroup)
+    group.create()
+    group.set_limits(
+        cpu=op.limits.cpu, memory=op.limits.memory, processes=op.limits.processes
+    )
+    if journal.present():
+        output = journal.connect(f"{op.service}.{op.label}", unit=f"viscum-{op.service}")
+    else:
+        output = logs.open_log(op.log)
+    try:
+        with netns.opened(op.netns) as fd:
+            process.start(
+                process.Launch(
+                    argv=op.command,
+                    group=group,
+                    netns_fd=fd,
+                    output=output,
+                    environment=op.run.environment,
+                    user=op.run.user,
+                    working_directory=op.run.working_directory or "/",
+                    root=op.run.root,
+                    files={
+                        RESOLV_CONF: resolver.resolv_conf(),
+                        HOSTS: resolver.hosts(op.service, op.own),
+                    },
+                    hide=(op.state_dir,),
+                    capabilities=op.run.capabilities,
+                ),
+                foreground=op.foreground,
+            )
+    finally:
+        os.close(output)
+
+
+def stop(cgroup: str, timeout: float) -> None:
+    """Ends every process of the cgroup and removes it; nothing if it is not there."""
+    group = Group(cgroup)
+    if group.exists():
+        process.stop(group, timeout)
+        group.remove()

@@ -1,0 +1,384 @@
+"""(desired world, observed world) -> the Ops between them. Pure: no kernel, no files.
+
+The order is the argument for safety: what a packet or a process needs is there before the packet
+or process can be, and goes after it. Rolling back is the same function with the previous world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from viscum import egress, names, ops
+from viscum.model import (
+    Address,
+    HostRoute,
+    HostRule,
+    Inner,
+    InnerRoute,
+    InnerRule,
+    Network,
+    Observed,
+    SteerGeneration,
+    Steering,
+    SteerInstance,
+    SteerPort,
+    SteerService,
+)
+from viscum.spec import Spec, Steer
+from viscum.store import Generation, Record, World
+
+PROTOCOLS = {"tcp": 6, "udp": 17}
+RULE_PREF = 118
+DEFAULT_MTU = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One wanted instance with all its names."""
+
+    record: Record
+    generation: Generation
+    index: int
+    slot: int
+    netns: str
+    alias: str
+    cgroup: str
+    own: tuple[tuple[Address, Address, int], ...]  # (host's, instance's, prefix length)
+
+    @property
+    def link(self) -> str:
+        return names.link(self.slot)
+
+    @property
+    def label(self) -> str:
+        return f"{self.generation.number}.{self.index}"
+
+    @property
+    def group(self) -> str:
+        """Key in Observed.groups."""
+        return f"{self.record.name}/{self.label}"
+
+    @property
+    def targets(self) -> tuple[Network, ...]:
+        """Also those that were retired: their flows may go on."""
+        retired = (a for r in self.record.retired for a in r.addresses)
+        return tuple(ip_network(a) for a in dict.fromkeys((*self.record.addresses, *retired)))
+
+
+def instances(world: World, host: names.HostNames) -> Iterator[Instance]:
+    """Every instance the world wants to exist, by service and newest generation first."""
+    for record in world.services.values():
+        for generation in record.generations:
+            for index, slot in enumerate(generation.slots):
+                key = (record.name, generation.number, index)
+                yield Instance(
+                    record,
+                    generation,
+                    index,
+                    slot,
+                    host.netns(*key),
+                    host.alias(*key),
+                    host.cgroup(*key),
+                    _own(world, slot),
+                )
+
+
+def _own(world: World, slot: int) -> tuple[tuple[Address, Address, int], ...]:
+    found: list[tuple[Address, Address, int]] = []
+    pool = ip_network(world.host.pool4)
+    found.append((pool[2 * slot], pool[2 * slot + 1], 31))
+    if world.host.pool6:
+        pool = ip_network(world.host.pool6)
+        found.append((pool[2 * slot], pool[2 * slot + 1], 127))
+    return tuple(found)
+
+
+# ---- what a namespace should look like inside ------------------------------------------------
+
+
+def inner(instance: Instance) -> Inner:
+    """Design §5: targets are local for what comes in; what the server sends to them goes out."""
+    addresses: set[tuple[str, str]] = set()
+    routes: set[InnerRoute] = set()
+    rules: set[InnerRule] = set()
+    table = names.SERVICE_TABLE
+    for host, own, length in instance.own:
+        version = own.version
+        addresses.add((names.INNER_LINK, f"{own}/{length}"))
+        routes.add(InnerRoute(version, None, 254, via=host))
+        rules.add(InnerRule(version, 50, table, iif="lo"))
+        rules.add(InnerRule(version, 100, 255))
+        for target in instance.targets:
+            if target.version != version:
+                continue
+            if target.num_addresses == 1:
+                addresses.add(("lo", str(target)))
+            else:
+                routes.add(InnerRoute(version, target, 255, local=True))
+            routes.add(InnerRoute(version, target, table, via=host, src=own))
+    return Inner(
+        frozenset(addresses), frozenset(routes), frozenset(rules), frozenset({"lo", "eth0"})
+    )
+
+
+# ---- what the director should do -------------------------------------------------------------
+
+
+def steering(world: World, seen: Observed) -> Steering:
+    """The world as directors see it; interfaces that are not there are left out."""
+    found: list[SteerService] = []
+    for record in world.services.values():
+        generations = tuple(
+            SteerGeneration(
+                g.number,
+                g.state != "draining",
+                tuple(
+                    SteerInstance(
+                        slot,
+                        names.number(slot),
+                        names.number(slot),
+                        *_steer_own(world, slot),
+                    )
+                    for slot in g.slots
+                ),
+            )
+            for g in record.generations
+        )
+        found.append(
+            _service(
+                record, record.sid, record.spec.steer, record.addresses, generations, seen,
+                enabled=record.enabled and record.running and not record.removing,
+            )  # fmt: skip
+        )
+        found.extend(
+            _service(record, r.sid, r.spec.steer, r.addresses, generations, seen, enabled=False)
+            for r in record.retired
+        )
+    return tuple(found)
+
+
+def _steer_own(world: World, slot: int) -> tuple[Address | None, Address | None]:
+    own = {address.version: address for _, address, _ in _own(world, slot)}
+    return own.get(4), own.get(6)
+
+
+def _service(
+    record: Record,
+    sid: int,
+    steer: Steer,
+    addresses: tuple[str, ...],
+    generations: tuple[SteerGeneration, ...],
+    seen: Observed,
+    *,
+    enabled: bool,
+) -> SteerService:
+    return SteerService(
+        sid=sid,
+        name=record.name,
+        enabled=enabled,
+        interfaces=tuple(seen.links[i].ifindex for i in steer.interfaces if i in seen.links),
+        targets=tuple(ip_network(a) for a in addresses),
+        ports=tuple(SteerPort(PROTOCOLS[p.proto], p.first, p.last) for p in steer.ports),
+        clients=tuple(ip_network(c) for c in steer.clients),
+        generations=generations,
+        share=steer.share,
+        share_by_flow=steer.share_by == "flow",
+        drop_when_down=steer.when_down == "drop",
+        honour_firewall=steer.firewall == "honour",
+        quic_initial_only=steer.udp.open == "quic-initial",
+        ping_edge=steer.ping == "edge",
+        udp_idle_ns=int(float(steer.udp.idle) * 1e9),
+        udp_epoch=record.udp_epoch,
+        arm_until_ns=record.arm_until_ns,
+        until_ns=record.until_ns,
+    )
+
+
+# ---- the plan --------------------------------------------------------------------------------
+
+
+def plan(
+    world: World,
+    seen: Observed,
+    host: names.HostNames,
+    logs: Path,
+    director: Iterable[ops.Op],
+    start: frozenset[str] = frozenset(),
+    foreground: bool = False,
+) -> tuple[ops.Op, ...]:
+    """The Ops that make `seen` into `world`.
+
+    director: the directors' own steps. start: names of the services whose dead processes are to
+    be started (only a command that names a service starts it again).
+    """
+    wanted = list(instances(world, host))
+    return (
+        *(op for i in wanted for op in _network(i, seen)),
+        *_firewall(wanted, world, seen, after=False),
+        *_marks(wanted, "add", seen),
+        *(op for i in wanted for op in _process(i, seen, logs, start, foreground)),
+        *director,
+        *_marks(wanted, "del", seen),
+        *_removals(wanted, seen, host),
+        *_firewall(wanted, world, seen, after=True),
+    )
+
+
+def mtu(spec: Spec, seen: Observed) -> int:
+    """The least MTU of the client interfaces (§4.4)."""
+    found = (seen.links[i].mtu for i in spec.steer.interfaces if i in seen.links)
+    return min(found, default=DEFAULT_MTU)
+
+
+def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
+    exists = i.netns in seen.namespaces
+    if not exists:
+        yield ops.CreateNamespace(i.netns)
+    link = seen.links.get(i.link)
+    wanted_mtu = mtu(i.record.spec, seen)
+    addresses = tuple(f"{host}/{length}" for host, _, length in i.own)
+    complete = (
+        link is not None
+        and exists
+        and link.up
+        and link.nsid == names.number(i.slot)
+        and link.alias == i.alias
+        and {a.partition("/")[0] for a in addresses} <= {str(a) for a in link.addresses}
+    )
+    if not complete:
+        yield ops.ConnectLink(i.netns, i.slot, i.alias, wanted_mtu, addresses)
+    elif link is not None and link.mtu != wanted_mtu:
+        yield ops.SetMtu(i.netns, i.link, wanted_mtu)
+    want, have = inner(i), seen.inner.get(i.netns, NEW)
+    if want != have:
+        yield ops.ConfigureNamespace(i.netns, want, have if exists else NEW)
+
+
+# A new namespace: the kernel's own rules, nothing else that is compared.
+NEW = Inner(
+    rules=frozenset({InnerRule(4, 0, 255), InnerRule(6, 0, 255)}),
+)
+
+
+def _process(
+    i: Instance, seen: Observed, logs: Path, start: frozenset[str], foreground: bool
+) -> Iterator[ops.Op]:
+    record, generation = i.record, i.generation
+    group = seen.groups.get(i.group)
+    limits = record.spec.limits
+    alive = group is not None and group.populated
+    if not alive:
+        if record.running and record.name in start and generation.state != "draining":
+            yield ops.StartProcess(
+                service=record.name,
+                label=i.label,
+                netns=i.netns,
+                cgroup=i.cgroup,
+                command=generation.spec.command,
+                run=generation.spec.run,
+                limits=limits,
+                log=str(logs / record.name / f"{i.label}.log"),
+                state_dir=str(logs.parent),
+                own=tuple(str(own) for _, own, _ in i.own),
+                foreground=foreground,
+            )
+    elif group is not None and (group.cpu, group.memory, group.processes) != (
+        limits.cpu,
+        None if limits.memory is None else int(limits.memory),
+        limits.processes,
+    ):
+        yield ops.SetLimits(i.cgroup, limits)
+
+
+def _removals(wanted: list[Instance], seen: Observed, host: names.HostNames) -> Iterator[ops.Op]:
+    groups = {i.group for i in wanted}
+    for group in seen.groups:
+        if group not in groups:
+            yield ops.StopProcess(f"{host.prefix}/{group}", STOP_TIMEOUT)
+    links = {i.link for i in wanted}
+    for link in seen.links.values():
+        if link.alias.startswith(f"{host.prefix}:") and link.name not in links:
+            yield ops.DeleteLink(link.name)
+    namespaces = {i.netns for i in wanted}
+    for name in seen.namespaces:
+        if name not in namespaces:
+            yield ops.DeleteNamespace(name)
+
+
+# A removed service's own stop-timeout has been waited for by then (host.py); this is for what a
+# killed command left behind.
+STOP_TIMEOUT = 2.0
+
+
+# ---- firewall = "honour" ---------------------------------------------------------------------
+
+
+def _wanted_marks(wanted: list[Instance]) -> tuple[set[HostRule], set[HostRoute]]:
+    rules: set[HostRule] = set()
+    routes: set[HostRoute] = set()
+    for i in wanted:
+        if i.record.spec.steer.firewall != "honour":
+            continue
+        number = names.number(i.slot)
+        for _, own, _ in i.own:
+            routes.add(HostRoute(own.version, number, own, i.link))
+            # `iif lo` is how the kernel looks a reply's source up for strict rp_filter.
+            for iif in (*i.record.spec.steer.interfaces, "lo"):
+                rules.add(HostRule(own.version, RULE_PREF, number, iif, number))
+    return rules, routes
+
+
+def _marks(wanted: list[Instance], verb: str, seen: Observed) -> Iterator[ops.Op]:
+    rules, routes = _wanted_marks(wanted)
+    if verb == "add":
+        yield from (ops.ChangeRoute("add", r) for r in _stable(routes - seen.routes))
+        yield from (ops.ChangeRule("add", r) for r in _stable(rules - seen.rules))
+    else:
+        yield from (ops.ChangeRule("del", r) for r in _stable(seen.rules - rules))
+        yield from (ops.ChangeRoute("del", r) for r in _stable(seen.routes - routes))
+
+
+def _stable(items: Iterable[HostRule] | Iterable[HostRoute]) -> list:  # type: ignore[type-arg]
+    return sorted(items, key=str)
+
+
+# ---- egress ----------------------------------------------------------------------------------
+
+
+def _ruleset(wanted: list[Instance], world: World, seen: Observed) -> str:
+    lan = {
+        network
+        for link in seen.links.values()
+        if not (link.has_default or link.name == "lo" or link.name.startswith(names.LINK_PREFIX))
+        for network in link.networks
+    }
+    pools = [ip_network(p) for p in (world.host.pool4, world.host.pool6) if p]
+    return egress.ruleset(
+        (
+            egress.EgressInstance(
+                i.link,
+                i.group,
+                tuple(own for _, own, _ in i.own),
+                i.targets,
+                i.record.spec.egress.allow,
+                i.record.spec.steer.firewall == "honour",
+            )
+            for i in wanted
+        ),
+        lan,
+        pools,
+    )
+
+
+def _firewall(
+    wanted: list[Instance], world: World, seen: Observed, *, after: bool
+) -> Iterator[ops.Op]:
+    """Before a new instance's process starts; after a removed one's has ended."""
+    text = _ruleset(wanted, world, seen)
+    adds = any(i.link not in seen.links for i in wanted)
+    removes = any(key not in {i.group for i in wanted} for key in seen.groups)
+    if egress.digest(text) != seen.nft and after == (removes and not adds or not wanted):
+        yield ops.Nft(text)

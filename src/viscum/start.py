@@ -1,0 +1,239 @@
+"""Starting a service and moving it to a new generation: what `run`, `apply` and `restart` do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from viscum import evolve
+from viscum.errors import ViscumError
+from viscum.kernel import conntrack, director, logs, netns, sockets
+from viscum.kernel.cgroup import Group
+from viscum.plan import PROTOCOLS, Instance, instances, steering
+from viscum.spec import Port, Spec
+from viscum.store import Record, World
+
+if TYPE_CHECKING:
+    from viscum.change import Change
+    from viscum.host import Host, Outcome
+
+LOG_LINES = 10
+SETTLED = 1.0  # a server that listens on some of its ports for so long has opened all it will
+
+
+class StartFailed(ViscumError):
+    """The server ended, or never listened; `log` is what it said last."""
+
+    def __init__(self, message: str, log: list[str], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+def start(
+    host: Host,
+    change: Change,
+    world: World,
+    old: Record | None,
+    spec: Spec,
+    addresses: tuple[str, ...],
+    taken: list[int],
+    foreground: bool,
+) -> Outcome:
+    """Under the lock, with everything validated. Raises StartFailed, OpFailed."""
+    from viscum.host import Outcome, now
+
+    name = frozenset({spec.name})
+    before = change.world
+    if old is None:
+        world = evolve.create(world, spec, addresses, taken)
+        world = world.with_record(_armed(world.services[spec.name], now()))
+        change.commit(world, name, foreground)
+        seed(change, spec.name)
+        return listen(host, change, before, Outcome(spec.name, "started"))
+    if old.spec == spec and old.addresses == addresses and _wanted(old):
+        dead = [i for i in instances(world, host.names) if _dead(i)]
+        change.commit(world, name, foreground)
+        outcome = Outcome(spec.name, "started" if dead else "unchanged")
+        return listen(host, change, None, outcome)
+    did = "changed"
+    if evolve.is_upgrade(old.spec, spec) or not _wanted(old):
+        return upgrade(host, change, world, old, spec, addresses, taken, foreground)
+    until = evolve.deadline(now(), spec.run.drain)
+    world = evolve.change_spec(world, old, spec, addresses, until)
+    change.commit(world, name, foreground)
+    return listen(host, change, None, Outcome(spec.name, did))
+
+
+def upgrade(
+    host: Host,
+    change: Change,
+    world: World,
+    old: Record,
+    spec: Spec,
+    addresses: tuple[str, ...] | None = None,
+    taken: list[int] | None = None,
+    foreground: bool = False,
+) -> Outcome:
+    """A new generation beside the old one, or in its place where it can't run twice (N8)."""
+    from viscum.host import Outcome, now
+
+    before = change.world
+    did = "upgraded" if old.running and old.generations else "started"
+    until = evolve.deadline(now(), spec.run.drain)
+    if spec.upgrade == "replace" and old.generations:
+        change.commit(world.with_record(evolve.stopping(old, until)))
+        while change.world.services[spec.name].generations:
+            host.progress(f"{spec.name}: waiting for the old generation's flows to end")
+            time.sleep(0.1)
+            host.settle(change)
+        world, old = change.world, change.world.services[spec.name]
+        before = change.world
+    world = evolve.change_spec(world, old, spec, addresses or old.addresses, until)
+    world = evolve.add_generation(world, world.services[spec.name], spec, taken or [])
+    change.commit(world, frozenset({spec.name}), foreground)
+    return listen(host, change, before, Outcome(spec.name, did))
+
+
+def listen(host: Host, change: Change, before: World | None, outcome: Outcome) -> Outcome:
+    """Waits until the newest generation listens, and makes it live; rolls back to `before`.
+
+    before: the world to go back to when the server ends (or, for an upgrade, does not listen in
+    time); None: it was running already, nothing is taken back.
+    """
+    from viscum.host import now
+
+    name = outcome.name
+    record = change.world.services[name]
+    if not record.generations:
+        return outcome
+    newest = [
+        i for i in instances(change.world, host.names)
+        if i.record.name == name and i.generation.number == record.generations[0].number
+    ]  # fmt: skip
+    limit = float(record.spec.run.start_timeout)
+    end = time.monotonic() + limit
+    for i in newest:
+        missing, ended = _await(i, end, lambda: host.progress(f"{name}: waiting until it listens"))
+        if not ended and not missing:
+            continue
+        if ended or (missing and _nothing(i)):
+            log = logs.tail(str(host.store.log(name, i.generation.number, i.index)), LOG_LINES)
+            had = before is not None and name in before.services and bool(
+                before.services[name].generations
+            )
+            if ended or had:
+                what = "ended before it listened" if ended else f"did not listen within {limit:g} s"
+                failed = StartFailed(
+                    f"{name}: {' '.join(i.generation.spec.command)!r} {what}",
+                    log.lines,
+                    hint=f"the whole log: viscum logs {name}",
+                )
+                if had:
+                    failed.state = f"the new generation is removed; {name} goes on as it was"
+                if before is not None:
+                    change.roll_back(before, failed)
+                raise failed
+            outcome.listening = False
+            outcome.notes.append(
+                f"{name} runs but does not listen yet on {_words(missing)}; until it does, "
+                "clients stay on the cloud"
+            )
+        else:
+            outcome.notes.append(f"{name} does not listen on {_words(missing)}")
+    until = evolve.deadline(now(), record.spec.run.drain)
+    if outcome.listening:
+        live = evolve.live(record, until)
+        if live != record:
+            change.commit(change.world.with_record(live))
+    return outcome
+
+
+def seed(change: Change, name: str) -> None:
+    """UDP flows the router tracks stay on the cloud; then there is no need to arm (§4.3)."""
+    record = change.world.services[name]
+    if not record.arm_until_ns or not conntrack.count():
+        return
+    targets = [ip_network(a) for a in record.addresses]
+    flows = tuple(
+        flow
+        for flow in conntrack.udp_flows()
+        if any(ip_address(flow[2]) in target for target in targets)
+    )
+    by = director.get(director.chosen(record.spec.director), attach=change.attach)
+    for service in steering(change.world, change.observe()):
+        if service.sid == record.sid:
+            by.seed_udp(service, flows)
+    change.commit(change.world.with_record(replace(record, arm_until_ns=0)))
+
+
+def _armed(record: Record, moment: float) -> Record:
+    steer = record.spec.steer
+    udp = not steer.ports or any(p.proto == "udp" for p in steer.ports)
+    if not udp or steer.udp.open == "quic-initial" or not steer.udp.arm:
+        return record
+    return replace(record, arm_until_ns=int((moment + float(steer.udp.arm)) * 1e9))
+
+
+def _wanted(record: Record) -> bool:
+    """Whether a generation is there that takes new flows."""
+    return (
+        record.running
+        and not record.removing
+        and any(g.state != "draining" for g in record.generations)
+    )
+
+
+def _dead(i: Instance) -> bool:
+    return i.generation.state != "draining" and not Group(i.cgroup).populated()
+
+
+def _await(i: Instance, end: float, waiting: Callable[[], None]) -> tuple[list[Port], bool]:
+    """(ports it does not listen on, whether it ended). Returns when it listens, ends or `end`."""
+    group, told, some, pause = Group(i.cgroup), False, 0.0, 0.002
+    begun = time.monotonic()
+    with netns.opened(i.netns) as fd:
+        while True:
+            missing, found = _missing(i, fd)
+            moment = time.monotonic()
+            if not missing:
+                return [], False
+            if not group.populated():
+                return missing, True
+            if found:
+                some = some or moment
+            if moment >= end or (some and moment - some >= SETTLED):
+                return missing, False
+            if not told and moment - begun > 1:
+                waiting()
+                told = True
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+
+def _missing(i: Instance, fd: int) -> tuple[list[Port], bool]:
+    """The spec's ports without a listener, and whether any has one."""
+    listening = {(s.proto, s.port) for s in sockets.listeners(fd)}
+    ports = i.record.spec.steer.ports
+    if not ports:
+        return ([] if listening else [Port("tcp", 1, 65535)]), bool(listening)
+    missing = [
+        p
+        for p in ports
+        if not any(
+            proto == PROTOCOLS[p.proto] and p.first <= port <= p.last for proto, port in listening
+        )
+    ]
+    return missing, len(missing) < len(ports)
+
+
+def _nothing(i: Instance) -> bool:
+    with netns.opened(i.netns) as fd:
+        return not _missing(i, fd)[1]
+
+
+def _words(ports: list[Port]) -> str:
+    return ", ".join("any port" if (p.first, p.last) == (1, 65535) else str(p) for p in ports)

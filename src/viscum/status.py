@@ -1,0 +1,171 @@
+"""What is, read back from the kernel and held against what was asked for."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from viscum.change import Change
+from viscum.flows import count
+from viscum.host import Host, now
+from viscum.kernel import director, netns, process, sockets
+from viscum.kernel.cgroup import Group
+from viscum.kernel.observe import observe
+from viscum.model import Counters
+from viscum.plan import Instance, instances
+from viscum.store import Record, World
+
+
+class InstanceStatus(Struct, frozen=True):
+    """One process tree in one namespace. cpu in seconds, memory in bytes."""
+
+    label: str
+    namespace: str
+    link: str
+    pid: int | None
+    listens: tuple[str, ...]
+    flows: int
+    cpu: float | None
+    memory: int | None
+    processes: int
+
+
+class GenerationStatus(Struct, frozen=True):
+    number: int
+    state: str
+    ends_in: float | None  # seconds until its drain limit
+    instances: tuple[InstanceStatus, ...]
+
+
+class ServiceStatus(Struct, frozen=True):
+    """state: running, not listening, dead, stopped, draining, removing."""
+
+    name: str
+    state: str
+    steering: str  # edge, cloud, drop
+    share: int
+    turns_back_in: float | None
+    targets: tuple[str, ...]
+    ports: tuple[str, ...]
+    interfaces: tuple[str, ...]
+    director: str
+    flows: int
+    in_bytes: int
+    out_bytes: int
+    decisions: dict[str, int]
+    generations: tuple[GenerationStatus, ...]
+    drift: tuple[str, ...]
+
+
+def services(host: Host, names: tuple[str, ...] = (), *, deep: bool = False) -> list[ServiceStatus]:
+    """One entry per service. deep: also compares everything with the spec (drift)."""
+    world = host.load()
+    wanted = [r for r in world.services.values() if not names or r.name in names]
+    drift = _drift(host, world) if deep and wanted else {}
+    counters: dict[int, Counters] = {}
+    for by in director.installed(attach=host.attach) if wanted else ():
+        counters |= by.counters()
+    udp = host.udp_flows() if wanted else {}
+    mine = list(instances(world, host.names))
+    return [_service(r, [i for i in mine if i.record.name == r.name], counters, udp,
+                     tuple(drift.get(r.name, ()))) for r in wanted]  # fmt: skip
+
+
+def _service(
+    record: Record,
+    mine: list[Instance],
+    counters: dict[int, Counters],
+    udp: dict[int, int],
+    drift: tuple[str, ...],
+) -> ServiceStatus:
+    found = {i.label: _instance(i, udp) for i in mine}
+    moment = now()
+    generations = tuple(
+        GenerationStatus(
+            g.number,
+            g.state,
+            None if g.drain_until is None else max(0.0, g.drain_until - moment),
+            tuple(found[f"{g.number}.{n}"] for n in range(len(g.slots))),
+        )
+        for g in record.generations
+    )
+    turned = bool(record.until_ns) and moment * 1e9 >= record.until_ns
+    enabled = record.enabled != turned
+    counted = [counters.get(sid, Counters()) for sid in record.sids]
+    decisions: dict[str, int] = {}
+    for one in counted:
+        for reason, packets in one.packets.items():
+            decisions[reason] = decisions.get(reason, 0) + packets
+    return ServiceStatus(
+        name=record.name,
+        state=_state(record, generations),
+        steering="edge" if enabled and record.running and not record.removing else "cloud",
+        share=record.spec.steer.share,
+        turns_back_in=(record.until_ns / 1e9 - moment) if record.until_ns and not turned else None,
+        targets=record.addresses,
+        ports=tuple(str(p) for p in record.spec.steer.ports),
+        interfaces=record.spec.steer.interfaces,
+        director=director.chosen(record.spec.director),
+        flows=count(mine, udp),
+        in_bytes=sum(c.in_bytes for c in counted),
+        out_bytes=sum(c.out_bytes for c in counted),
+        decisions={reason: n for reason, n in decisions.items() if n},
+        generations=generations,
+        drift=drift,
+    )
+
+
+def _state(record: Record, generations: tuple[GenerationStatus, ...]) -> str:
+    if record.removing:
+        return "removing"
+    if not record.running:
+        return "draining" if generations else "stopped"
+    newest = generations[0].instances if generations else ()
+    if not any(i.processes for i in newest):
+        return "dead"
+    if not any(i.listens for i in newest):
+        return "not listening"
+    return "running"
+
+
+def _instance(i: Instance, udp: dict[int, int]) -> InstanceStatus:
+    group = Group(i.cgroup)
+    listens: list[str] = []
+    processes = 0
+    usage = None
+    if group.exists():
+        processes = len(group.pids())
+        usage = group.usage()
+    try:
+        with netns.opened(i.netns) as fd:
+            listens = [_listener(s) for s in sockets.listeners(fd)]
+    except FileNotFoundError:
+        pass
+    return InstanceStatus(
+        label=i.label,
+        namespace=i.netns,
+        link=i.link,
+        pid=process.main_pid(group) if processes else None,
+        listens=tuple(dict.fromkeys(listens)),
+        flows=count([i], udp),
+        cpu=None if usage is None or usage.cpu_usec is None else usage.cpu_usec / 1e6,
+        memory=None if usage is None else usage.memory,
+        processes=processes,
+    )
+
+
+def _listener(s: sockets.Listener) -> str:
+    host = f"[{s.address}]" if s.address.version == 6 else str(s.address)
+    return f"{host}:{s.port}/{'tcp' if s.proto == sockets.TCP else 'udp'}"
+
+
+def _drift(host: Host, world: World) -> dict[str, list[str]]:
+    """By service: what the plan to make things as asked would do."""
+    change = Change(host.names, host.store, world, attach=host.attach)
+    steps = change.ops(world, observe(host.names))
+    found: dict[str, list[str]] = {}
+    for op in steps:
+        text = op.describe()
+        named = [n for n in world.services if f".{n}." in text or f"/{n}/" in text or f" {n}" in text]
+        for name in named or list(world.services):
+            found.setdefault(name, []).append(f"would {text}")
+    return found

@@ -1,0 +1,272 @@
+"""What was asked for: one JSON file per service, one for the host, and the host's lock.
+
+Files record intent only; what *is* is read back from the kernel (kernel/observe.py). Every file
+is replaced atomically, so a command killed while writing leaves the old one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec.structs import asdict
+
+from viscum import names
+from viscum.errors import InputError, ViscumError
+from viscum.spec import Spec, from_mapping, to_mapping
+
+T = TypeVar("T")
+State = Literal["starting", "live", "draining"]
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """All instances started from one version of a spec.
+
+    starting: its process has not listened yet (a rollback removes it); live: takes new flows;
+    draining: keeps the flows it has until they end, or until drain_until (CLOCK_BOOTTIME
+    seconds; None: for ever).
+    """
+
+    number: int
+    spec: Spec
+    slots: tuple[int, ...]
+    state: State = "starting"
+    drain_until: float | None = None
+
+
+class Retired(msgspec.Struct, frozen=True):
+    """Steering that was narrowed: it takes no new flows, and keeps those it has."""
+
+    sid: int
+    spec: Spec
+    addresses: tuple[str, ...]
+    until: float | None
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One service as asked for. Times are CLOCK_BOOTTIME."""
+
+    name: str
+    sid: int
+    spec: Spec
+    addresses: tuple[str, ...]  # the targets, names resolved, as networks
+    generations: tuple[Generation, ...] = ()  # newest first
+    next_generation: int = 1
+    enabled: bool = True
+    until_ns: int = 0  # then `enabled` turns into its opposite (--for)
+    arm_until_ns: int = 0  # until then unknown UDP flows are the cloud's
+    udp_epoch: int = 0
+    running: bool = True  # False: stopped, the processes are not wanted
+    removing: bool = False
+    end_flows_at: float | None = None  # disable --drain: flows left then are reset
+    retired: tuple[Retired, ...] = ()
+
+    @property
+    def sids(self) -> tuple[int, ...]:
+        """Of everything a director knows of this service."""
+        return (self.sid, *(r.sid for r in self.retired))
+
+
+class HostRecord(msgspec.Struct, frozen=True):
+    """What the services of one host share. `boot` tells records of an earlier boot apart."""
+
+    boot: str
+    pool4: str
+    pool6: str
+    next_slot: int = 0
+    next_sid: int = 1
+
+
+class World(msgspec.Struct, frozen=True):
+    """Everything asked for: the desired world that a plan is made for."""
+
+    host: HostRecord
+    services: dict[str, Record]
+
+    def with_record(self, record: Record) -> World:
+        return World(self.host, {**self.services, record.name: record})
+
+    def without(self, name: str) -> World:
+        return World(self.host, {k: v for k, v in self.services.items() if k != name})
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class Store:
+    """The state directory of one host."""
+
+    def __init__(self, state_dir: str) -> None:
+        self.dir = Path(state_dir)
+
+    def load(self, pool4: str, pool6: str) -> World:
+        """The desired world; records of an earlier boot count for nothing (their objects are gone).
+
+        Raises ViscumError when a file can't be read as what it should be.
+        """
+        host = HostRecord(boot_id(), pool4, pool6)
+        found = _read(self.dir / "host.json", _host)
+        if found is not None:
+            if found.boot != host.boot:
+                self._forget()
+            else:
+                host = found
+        services = {}
+        for path in sorted((self.dir / "services").glob("*.json")):
+            record = _read(path, _record)
+            if record is not None:
+                services[record.name] = record
+        return World(host, services)
+
+    def save(self, world: World) -> None:
+        """Makes the files say `world`; writes only what differs from what they say now."""
+        if world.services:
+            _write(self.dir / "host.json", msgspec.json.encode(world.host))
+        wanted = {f"{name}.json" for name in world.services}
+        for record in world.services.values():
+            _write(self.dir / "services" / f"{record.name}.json", _encode(record))
+        directory = self.dir / "services"
+        for path in directory.glob("*.json") if directory.is_dir() else ():
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Without services nothing is left of the state directory but a lock someone holds."""
+        for name in ("services", "logs"):
+            remove_empty(self.dir / name)
+        if not (self.dir / "services").exists():
+            (self.dir / "host.json").unlink(missing_ok=True)
+
+    @property
+    def logs(self) -> Path:
+        return self.dir / "logs"
+
+    def log(self, service: str, generation: int, instance: int) -> Path:
+        return self.logs / service / f"{generation}.{instance}.log"
+
+    def _forget(self) -> None:
+        for path in (self.dir / "services").glob("*.json"):
+            path.unlink(missing_ok=True)
+
+
+def _encode(record: Record) -> bytes:
+    """Specs in their canonical form, everything else as it is."""
+    plain = asdict(record)
+    plain["spec"] = to_mapping(record.spec)
+    for key in ("generations", "retired"):
+        plain[key] = [
+            {**asdict(entry), "spec": to_mapping(entry.spec)} for entry in getattr(record, key)
+        ]
+    return msgspec.json.encode(plain)
+
+
+def _record(data: bytes) -> Record:
+    plain = msgspec.json.decode(data, type=dict[str, Any])
+    plain["generations"] = tuple(_struct(Generation, g) for g in plain["generations"])
+    plain["retired"] = tuple(_struct(Retired, r) for r in plain["retired"])
+    return _struct(Record, plain)
+
+
+def _struct(kind: type[T], plain: dict[str, Any]) -> T:
+    values = {**plain, "spec": from_mapping(plain["spec"])}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _host(data: bytes) -> HostRecord:
+    return msgspec.json.decode(data, type=HostRecord)
+
+
+def _read(path: Path, decode: Callable[[bytes], T]) -> T | None:
+    try:
+        return decode(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, InputError, TypeError, KeyError) as error:
+        raise ViscumError(
+            f"{path} is not a record this version can read: {error}",
+            state="nothing was changed; the data path goes on as it is",
+            hint=f"move {path} away, then `viscum rm --all` clears what it described",
+        ) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        if path.read_bytes() == data:
+            return
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    with open(new, "wb") as file:
+        file.write(data)
+    os.replace(new, path)
+
+
+def remove_empty(path: Path) -> None:
+    """rmdir, when there is nothing in it but leftovers of a killed write."""
+    if not path.is_dir():
+        return
+    for left in path.glob(".*.new"):
+        left.unlink(missing_ok=True)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+@contextmanager
+def lock(
+    state_dir: str, what: str, timeout: float, waiting: Callable[[str], None]
+) -> Iterator[None]:
+    """The one lock of a host: flock(2) on DIR/lock, which says who holds it and for what.
+
+    `waiting` is told the holder once when the lock is taken; raises ViscumError after `timeout`
+    seconds. A dead holder's lock is free by itself.
+    """
+    path = Path(state_dir) / "lock"
+    end = time.monotonic() + timeout
+    told = False
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 300, 0).decode(errors="replace").strip() or "another command"
+            os.close(fd)
+            if not told:
+                waiting(holder)
+                told = True
+            if time.monotonic() >= end:
+                raise ViscumError(
+                    f"{path} is held by {holder}",
+                    state=f"nothing was changed (waited {timeout:g} s)",
+                    hint="wait for it, or give --lock-timeout a larger value",
+                ) from None
+            time.sleep(0.02)
+            continue
+        # `rm` of the last service removes the directory: is this still the file others open?
+        try:
+            if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                break
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+    try:
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"`viscum {what}` (pid {os.getpid()})\n".encode(), 0)
+        yield
+        if not (path.parent / "host.json").exists():
+            path.unlink(missing_ok=True)
+            if state_dir == names.DEFAULT_STATE_DIR or not any(path.parent.iterdir()):
+                remove_empty(path.parent)
+    finally:
+        os.close(fd)

@@ -1,0 +1,264 @@
+"""Everything about a spec that only the box can tell, before anything is touched (N15).
+
+What a spec says by itself is checked by spec.check; here it meets interfaces, addresses, other
+services, users, files and controllers. All problems at once, each with the next step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
+
+from viscum import names
+from viscum.errors import InputError, Problem
+from viscum.kernel import cgroup, director, process, users
+from viscum.model import Network, Observed
+from viscum.spec import Claim, Spec, check, check_against
+from viscum.store import World
+
+HIDDEN = ("/tmp", "/run")  # private to each instance
+
+
+def resolve(spec: Spec) -> tuple[str, ...]:
+    """The targets as networks, names looked up (A and AAAA). Raises InputError."""
+    found: dict[str, None] = {}
+    problems = []
+    for index, target in enumerate(spec.steer.targets):
+        try:
+            found[str(ip_network(target))] = None
+            continue
+        except ValueError:
+            pass
+        try:
+            for address in _look_up(target):
+                found[str(ip_network(address))] = None
+        except OSError as error:
+            problems.append(
+                Problem(
+                    f"steer.targets[{index}]",
+                    target,
+                    f"can't be resolved: {error.strerror or error}",
+                    "check the name and this box's DNS, or give the addresses themselves",
+                )
+            )
+    if problems:
+        raise InputError(*problems)
+    return tuple(found)
+
+
+def _look_up(name: str) -> list[str]:
+    import socket
+
+    answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+def validate(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed) -> None:
+    """Raises InputError naming every problem."""
+    networks = tuple(ip_network(a) for a in addresses)
+    problems = [
+        *check(spec),
+        *_director(spec),
+        *_interfaces(spec, seen),
+        *_targets(networks, spec.steer.targets, world, seen),
+        *_others(spec, networks, world),
+        *_pool(world, seen),
+        *_process(spec),
+        *_limits(spec),
+    ]
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
+
+
+def choose_pool(seen: Observed) -> str:
+    """The first of our pools that meets nothing the box routes."""
+    for pool in names.POOLS4:
+        if not _clash(ip_network(pool), seen.networks):
+            return pool
+    raise InputError(
+        Problem(
+            "pool",
+            ", ".join(names.POOLS4),
+            "every one overlaps with a route of this box",
+            f"name a free /19 in {names.CONFIG_DIR}/host.toml: pool = \"10.0.32.0/19\"",
+        )
+    )
+
+
+def _director(spec: Spec) -> Iterator[Problem]:
+    try:
+        missing = director.get(spec.director).missing()
+    except InputError as error:
+        yield from error.problems
+        return
+    if missing:
+        yield Problem("director", spec.director, missing, "see `viscum doctor`")
+
+
+def _interfaces(spec: Spec, seen: Observed) -> Iterator[Problem]:
+    real = sorted(
+        n for n, link in seen.links.items() if n != "lo" and not link.alias.startswith("viscum")
+    )
+    for index, name in enumerate(spec.steer.interfaces):
+        field = f"steer.interfaces[{index}]"
+        link = seen.links.get(name)
+        if link is None:
+            yield Problem(
+                field, name, "no such interface here", f"there are: {', '.join(real) or 'none'}"
+            )
+        elif name == "lo" or link.alias.startswith("viscum"):
+            yield Problem(field, name, "clients' packets can't arrive there", "name the LAN side")
+
+
+def _targets(
+    networks: tuple[Network, ...], literal: tuple[str, ...], world: World, seen: Observed
+) -> Iterator[Problem]:
+    own = {a: link.name for link in seen.links.values() for a in link.addresses}
+    pools = [ip_network(p) for p in (world.host.pool4, world.host.pool6) if p]
+    for network in networks:
+        field = "steer.targets"
+        text = str(network.network_address) if network.num_addresses == 1 else str(network)
+        for address, link in own.items():
+            if address.version == network.version and address in network:
+                yield Problem(
+                    field,
+                    text,
+                    f"{address} is this box's own address (on {link})",
+                    "name the cloud server's address",
+                )
+                break
+        special = network.network_address
+        bad = special.is_loopback or special.is_multicast or special.is_unspecified
+        if bad and text not in literal:  # what a name led to; spec.check sees what is written
+            yield Problem(
+                field, text, "is loopback, multicast or unspecified", "name the cloud server"
+            )
+        if any(p.version == network.version and p.overlaps(network) for p in pools):
+            yield Problem(
+                field, text, "lies in Viscum's own address pool", "choose another pool or target"
+            )
+
+
+def _others(
+    spec: Spec, networks: tuple[Network, ...], world: World
+) -> Iterable[Problem]:
+    others = [
+        Claim(r.name, tuple(ip_network(a) for a in r.addresses), r.spec.steer.ports)
+        for r in world.services.values()
+        if r.name != spec.name
+    ]
+    return check_against(Claim(spec.name, networks, spec.steer.ports), others)
+
+
+def _pool(world: World, seen: Observed) -> Iterator[Problem]:
+    for pool in (world.host.pool4, world.host.pool6):
+        if not pool:
+            continue
+        network = ip_network(pool)
+        ours = {
+            n
+            for link in seen.links.values()
+            if link.alias.startswith("viscum")
+            for n in (*link.networks, *(ip_network(a) for a in link.addresses))
+        }
+        clash = _clash(network, (n for n in seen.networks if n not in ours and not _ours(n, seen)))
+        if clash:
+            yield Problem(
+                "pool",
+                pool,
+                f"overlaps with {clash}, which this box routes",
+                f"remove the services, then set another pool in {names.CONFIG_DIR}/host.toml",
+            )
+
+
+def _ours(network: Network, seen: Observed) -> bool:
+    """A /31 or /127 of one of our links."""
+    return any(
+        link.alias.startswith("viscum") and any(a in network for a in link.addresses)
+        for link in seen.links.values()
+        if network.num_addresses <= 2
+    )
+
+
+def _clash(pool: Network, networks: Iterable[Network]) -> Network | None:
+    for network in networks:
+        if network.version == pool.version and pool.overlaps(network):
+            return network
+    return None
+
+
+def _process(spec: Spec) -> Iterator[Problem]:
+    run = spec.run
+    root = run.root or ""
+    if root and not os.path.isdir(root):
+        yield Problem("run.root", root, "is not a directory", "unpack the root file system there")
+        return
+    if run.user is not None:
+        try:
+            users.look_up(run.user, run.root)
+        except (OSError, ValueError) as error:
+            yield Problem("run.user", run.user, str(error), "see `getent passwd`")
+    directory = run.working_directory
+    if directory is not None:
+        if not root and _hidden(directory):
+            yield _is_hidden("run.working-directory", directory)
+        elif not os.path.isdir(root + directory):
+            yield Problem("run.working-directory", directory, "is not a directory", "create it")
+    yield from _command(spec.command[0], root, dict(run.environment).get("PATH", process.PATH))
+
+
+def _command(program: str, root: str, path: str) -> Iterator[Problem]:
+    if not program.startswith("/"):
+        found = [f"{d}/{program}" for d in path.split(":") if d.startswith("/")]
+        if "/" in program or not any(_executable(root + f) for f in found):
+            yield Problem(
+                "command[0]",
+                program,
+                f"is not found in {path}",
+                "give its absolute path, or install it",
+            )
+        return
+    if not root and _hidden(program):
+        yield _is_hidden("command[0]", program)
+    elif not os.path.exists(root + program):
+        yield Problem("command[0]", program, "does not exist", "check the path, or install it")
+    elif not _executable(root + program):
+        yield Problem("command[0]", program, "can't be executed", f"chmod +x {root}{program}")
+
+
+def _executable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _hidden(path: str) -> bool:
+    real = os.path.realpath(path)
+    return any(real == h or real.startswith(f"{h}/") for h in HIDDEN)
+
+
+def _is_hidden(field: str, path: str) -> Problem:
+    return Problem(
+        field,
+        path,
+        "is hidden from the server, whose /tmp and /run are its own",
+        "move it elsewhere, for example to /srv or /opt",
+    )
+
+
+def _limits(spec: Spec) -> Iterator[Problem]:
+    available = cgroup.available()
+    wanted = {
+        "cpu": ("cpu", spec.limits.cpu),
+        "memory": ("memory", spec.limits.memory),
+        "processes": ("pids", spec.limits.processes),
+    }
+    for field, (controller, value) in wanted.items():
+        if value is not None and controller not in available:
+            yield Problem(
+                f"limits.{field}",
+                str(value),
+                f"this box has no {controller} controller",
+                "leave the limit out, or boot with the controller on (cgroup_enable=…)",
+            )
+
+
