@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from support import LACKS, leaks, machine_state
 
+from support import LACKS, leaks, machine_state
 from viscum.lab import Lab
 
 REQUIREMENTS = tuple(f"N{n}" for n in range(1, 19))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from viscum.lab.lab import Firewall, Lab, LabStatus
+from viscum.lab.lab import Lab, LabStatus
 from viscum.lab.plan import (
     AP_LAN4,
     AP_LAN6,
@@ -13,6 +13,8 @@ from viscum.lab.plan import (
     CLOUD_NAME,
     CLOUDS4,
     CLOUDS6,
+    Firewall,
+    Settings,
     ue4,
     ue6,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "Firewall",
     "Lab",
     "LabStatus",
+    "Settings",
     "ue4",
     "ue6",
 ]

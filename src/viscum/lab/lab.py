@@ -20,11 +20,12 @@ from typing import Any, NoReturn
 
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.lab import plan
+from viscum.lab.build import build, call, enter, has_netem
 from viscum.lab.plan import Firewall, Settings
-from viscum.lab.processes import kill_all, processes_in
+from viscum.lab.processes import NETNS_DIR, kill_all, processes_in
+from viscum.names import HostNames
 
 RUN_DIR = Path("/run/viscum-lab")
-NETNS_DIR = Path("/run/netns")
 ROLE = re.compile(r"ue|ue[1-9][0-9]*|ap|cloud|wan")
 PREFIX = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -128,89 +129,13 @@ class Lab:
         """
         self.down()
         try:
-            self._build()
+            self.state_dir.mkdir(parents=True)
+            words = json.dumps(asdict(self.settings))
+            (self.directory / "settings.json").write_text(words)
+            self._children += build(self.settings, self.directory)
         except BaseException:
             self.down()
             raise
-
-    def _build(self) -> None:
-        s = self.settings
-        self.directory.mkdir(parents=True)
-        self.state_dir.mkdir()
-        (self.directory / "settings.json").write_text(json.dumps(asdict(s)))
-        _batch(["ip"], [f"netns add {s.namespace(role)}" for role in s.roles])
-        for role in s.roles:
-            self._set(role, plan.sysctls(role))
-        for role, lines in plan.links(s).items():
-            _batch(["ip", "-n", s.namespace(role)], lines)
-        for role, lines in plan.rates(s).items():
-            _batch(["tc", "-n", s.namespace(role)], lines)
-        rules = plan.firewall(s)
-        if rules:
-            _call([*self.enter("ap"), "nft", "-f", "-"], rules)
-        if s.has_wan:
-            self._lay_wire()
-        if s.dns:
-            self._serve_names()
-
-    def _set(self, role: str, values: Mapping[str, str]) -> None:
-        """Sysctls; /proc/sys/net shows the namespace of the thread that opens it."""
-        from viscum.lab.processes import in_netns
-
-        def write() -> None:
-            for key, value in values.items():
-                Path("/proc/sys", key).write_text(value)
-
-        in_netns(NETNS_DIR / self.namespace(role), write)
-
-    def _lay_wire(self) -> None:
-        """netem where the kernel has it, otherwise a process."""
-        s = self.settings
-        name = s.namespace("wan")
-        try:
-            _batch(["tc", "-n", name], plan.netem(s))
-        except ViscumError:
-            pass
-        else:
-            _batch(["ip", "-n", name], plan.BRIDGE)
-            return
-        program = str(Path(__file__).with_name("delayline.py"))
-        with (self.directory / "wire.log").open("wb") as log:
-            child = subprocess.Popen(
-                [*self.enter("wan"), sys.executable, "-I", "-S", program]
-                + ["ap", "cloud", f"{s.wan_rtt / 2:.9f}", f"{s.loss:.9f}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-            )
-        self._children.append(child)
-        assert child.stdout is not None
-        with child.stdout:
-            if child.stdout.readline() != b"ready\n":
-                words = (self.directory / "wire.log").read_text().strip()
-                raise ViscumError(f"the lab's delay line did not start: {words}")
-
-    def _serve_names(self) -> None:
-        """The machine's own resolv.conf holds in the lab: the cloud takes its nameservers' place.
-
-        A nameserver on loopback (systemd-resolved) is stood in for in each namespace.
-        """
-        words = Path("/etc/resolv.conf").read_text()
-        servers = re.findall(r"^nameserver\s+([0-9a-fA-F.:]+)\s*$", words, re.MULTILINE)
-        local = [a for a in servers if a.startswith("127.") or a == "::1"]
-        remote = [a for a in servers if a not in local]
-        if remote:
-            _batch(
-                ["ip", "-n", self.cloud],
-                [f"addr add {a} dev lo{' nodad' if ':' in a else ''}" for a in remote],
-            )
-            _call([*self.enter("cloud"), *plan.dns(remote)])
-        if local:
-            for role in self.settings.roles:
-                if role != "wan":
-                    _call([*self.enter(role), *plan.dns(local)])
 
     def down(self) -> None:
         """Take away everything of this prefix; nothing to do is fine.
@@ -219,15 +144,11 @@ class Lab:
         their own. Raises ViscumError with all that could not be done, having done the rest.
         """
         errors: list[str] = []
-        if (
-            (NETNS_DIR / self.ap).exists()
-            and self.state_dir.is_dir()
-            and any(self.state_dir.iterdir())
-        ):
+        if (NETNS_DIR / self.ap).exists() and _entries(self.state_dir):
             done = self.viscum("rm", "--all", "--no-wait")
             if done.returncode:
-                errors.append(done.stderr.strip())
-        names = self._namespaces()
+                errors.append(f"viscum rm --all on the access point: {done.stderr.strip()}")
+        names = self._namespaces() + self._service_namespaces()
         try:
             kill_all([NETNS_DIR / name for name in names])
         except OSError as error:
@@ -237,25 +158,30 @@ class Lab:
         self._children.clear()
         for name in names:
             try:
-                _batch(["ip"], [f"netns del {name}"])
+                call(["ip", "netns", "del", name])
             except ViscumError as error:
                 errors.append(error.message)
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             RUN_DIR.rmdir()
         except OSError:
-            pass  # other labs
+            pass  # not there, or other labs are
         if errors:
-            raise ViscumError("; ".join(errors), hint="try again: lab down")
+            raise ViscumError("; ".join(errors), hint="try again: viscum lab down")
 
     def _namespaces(self) -> list[str]:
         """Those of this prefix that exist, whatever number of clients they were made for."""
         start = f"{self.settings.prefix}-"
         return sorted(
-            p.name
-            for p in (NETNS_DIR.iterdir() if NETNS_DIR.is_dir() else ())
-            if p.name.startswith(start) and ROLE.fullmatch(p.name.removeprefix(start))
+            name
+            for name in _entries(NETNS_DIR)
+            if name.startswith(start) and ROLE.fullmatch(name.removeprefix(start))
         )
+
+    def _service_namespaces(self) -> list[str]:
+        """Those of the access point's services that its own `rm` could not reach."""
+        start = f"{HostNames(str(self.state_dir)).prefix}."
+        return sorted(name for name in _entries(NETNS_DIR) if name.startswith(start))
 
     def status(self) -> LabStatus:
         """Read from the kernel; only the settings come from the file `up` wrote."""
@@ -270,7 +196,7 @@ class Lab:
         wire = ""
         if settings and settings.has_wan and settings.namespace("wan") in names:
             wan = settings.namespace("wan")
-            wire = "process" if processes[wan] else "netem" if _has_bridge(wan) else "broken"
+            wire = "process" if processes[wan] else "netem" if has_netem(wan) else "broken"
         up = settings is not None and wanted <= set(names) and wire != "broken"
         return LabStatus(up, settings, names, processes, wire)
 
@@ -284,8 +210,8 @@ class Lab:
     # --- programs ------------------------------------------------------------------------------
 
     def enter(self, role: str) -> list[str]:
-        """The words that put a command into a namespace (and, unlike `ip netns exec`, only that)."""
-        return ["nsenter", f"--net={NETNS_DIR / self.namespace(role)}", "--"]
+        """The words that put a command there (and, unlike `ip netns exec`, nothing else)."""
+        return enter(self.namespace(role))
 
     def environment(self, role: str) -> dict[str, str]:
         """The caller's, and on the access point VISCUM_STATE_DIR."""
@@ -322,23 +248,8 @@ class Lab:
         os.execvpe(words[0], words, self.environment(role))
 
 
-def _has_bridge(namespace: str) -> bool:
-    return (
-        subprocess.run(
-            ["ip", "-n", namespace, "link", "show", "wire"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
-
-
-def _batch(tool: list[str], lines: list[str]) -> None:
-    if lines:
-        _call([*tool, "-batch", "-"], "\n".join(lines) + "\n")
-
-
-def _call(argv: list[str], words: str = "") -> None:
-    """Raises ViscumError with the tool's own words."""
-    done = subprocess.run(argv, input=words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise ViscumError(f"lab: {' '.join(argv)}: {said}")
+def _entries(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []

@@ -76,7 +76,7 @@ class Settings:
 
 
 def sysctls(role: str) -> dict[str, str]:
-    """Set before there is any interface, so that `default` reaches them all."""
+    """Set (where they exist) before there is any interface: `default` reaches them all."""
     settings = {
         "net/ipv6/conf/default/accept_dad": "0",  # an address is there at once
         "net/ipv6/conf/default/accept_ra": "0",
@@ -84,7 +84,14 @@ def sysctls(role: str) -> dict[str, str]:
         "net/ipv4/conf/default/rp_filter": "0",
     }
     if role == "ap":
-        settings |= {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+        settings |= {
+            "net/ipv4/ip_forward": "1",
+            "net/ipv6/conf/all/forwarding": "1",
+            # client to client is the bridge's business, not the firewall's (where br_netfilter is)
+            "net/bridge/bridge-nf-call-iptables": "0",
+            "net/bridge/bridge-nf-call-ip6tables": "0",
+            "net/bridge/bridge-nf-call-arptables": "0",
+        }
     if role == "wan":
         settings["net/ipv6/conf/default/disable_ipv6"] = "1"  # a wire has no addresses
     return settings
@@ -135,6 +142,13 @@ def links(s: Settings) -> dict[str, list[str]]:
     if s.has_wan:
         result["wan"] = ["link set lo up", "link set ap up", "link set cloud up"]
     return result
+
+
+def ends(s: Settings) -> dict[str, tuple[str, ...]]:
+    """The links with addresses, by role."""
+    return {
+        role: ("wlan0", "wan0") if role == "ap" else ("eth0",) for role in s.roles if role != "wan"
+    }
 
 
 def _lan(s: Settings) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CLONE_NEWNET = 0x40000000
+NETNS_DIR = Path("/run/netns")
 
 
 def processes_in(namespace: Path) -> list[int]:
