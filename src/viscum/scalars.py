@@ -6,7 +6,7 @@ raises `BadValue`. What is written canonically parses to the same value again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 MAX_SECONDS: Final = 366 * 86400
@@ -210,12 +210,20 @@ def capability(value: object) -> str:
     return kebab
 
 
-def did_you_mean(given: str, known: list[str] | tuple[str, ...], otherwise: str) -> str:
+def did_you_mean(given: str, known: Sequence[str], otherwise: str) -> str:
     """The nearest of `known`, as the words of a fix."""
+    near = nearest(given, known)
+    return f"did you mean {near}?" if near else otherwise
+
+
+def nearest(given: str, known: Sequence[str]) -> str | None:
+    """The one that begins so, or else the one most like it, if there is one."""
+    begun = [word for word in known if given and word.startswith(given)]
+    if len(begun) == 1:
+        return begun[0]
     from difflib import get_close_matches  # 11 ms, only on the way to an error
 
-    near = get_close_matches(given[:80], known, n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    return next(iter(get_close_matches(given[:80], known, n=1)), None)
 
 
 # ---- durations and sizes ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ from msgspec.structs import FieldInfo, fields
 from viscum.errors import InputError, Problem
 from viscum.speccheck import across
 from viscum.spectypes import TABLES, Spec
-from viscum.values import BadValue, Kind, did_you_mean, kind_of, shown
+from viscum.values import BadValue, Kind, kind_of, nearest, shown
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
@@ -187,15 +187,16 @@ class _Reader:
     def unknown(self, known: tuple[str, ...], path: str, key: object) -> None:
         word = str(key) if isinstance(key, str) else ""
         kebab = word.lower().replace("_", "-")
-        elsewhere = _places().get(kebab)
+        places = _places()
+        near = nearest(kebab, known) or nearest(kebab, list(places))
         if kebab in known:
             fix = f"write {kebab}"
-        elif elsewhere == "":
-            fix = f"write {kebab} at the top, before the first [table]"
-        elif elsewhere:
-            fix = f"write it in [{elsewhere}]"
+        elif kebab in places or (near and near not in known):
+            near = kebab if kebab in places else near or ""
+            where = f"in [{places[near]}]" if places[near] else "at the top, before any [table]"
+            fix = f"write {near} {where}"
         else:
-            fix = did_you_mean(kebab, known, "known here: " + ", ".join(known))
+            fix = f"did you mean {near}?" if near else "known here: " + ", ".join(known)
         self.problems.append(Problem(_join(path, key), "", "is not a known key", fix))
 
 

@@ -14,6 +14,7 @@ from viscum.netvalues import (
 )
 from viscum.scalars import (
     CAPABILITIES,
+    MAX_SECONDS,
     BadValue,
     Bytes,
     Kind,
@@ -24,6 +25,7 @@ from viscum.scalars import (
     environment_key,
     kind_of,
     name,
+    nearest,
     shown,
     text,
     user,
@@ -31,6 +33,7 @@ from viscum.scalars import (
 
 __all__ = [
     "CAPABILITIES",
+    "MAX_SECONDS",
     "BadValue",
     "Bytes",
     "EgressRule",
@@ -44,6 +47,7 @@ __all__ = [
     "interface",
     "kind_of",
     "name",
+    "nearest",
     "network",
     "network_text",
     "shown",
