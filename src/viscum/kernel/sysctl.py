@@ -17,7 +17,7 @@ def path(name: str) -> Path:
     ValueError for anything that is not such a name ("/" or ".." in it, nothing between dots).
     """
     parts = name.split(".")
-    if "/" in name or "\0" in name or not all(parts):
+    if "/" in name or len(parts) < 2 or "\0" in name or not all(parts):
         raise ValueError(f"not the name of a kernel parameter: {name!r}")
     if len(parts) > 5 and parts[0] == "net" and parts[2] in _PER_LINK:
         parts[3:-1] = [".".join(parts[3:-1])]
