@@ -19,7 +19,7 @@ import errno
 import os
 import select
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from viscum.kernel.syscalls import (
@@ -77,7 +77,6 @@ def trim(path: str, bound: int = BOUND) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        _mark(path, size)
         cut = (size - bound) // _BLOCK * _BLOCK
         if cut > 0 and os.fstat(fd).st_blocks * 512 > bound:
             try:
@@ -86,6 +85,9 @@ def trim(path: str, bound: int = BOUND) -> int:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 os.ftruncate(fd, 0)
+        # Last, since it needs room, which a full file system has only now. Still true: what is
+        # written from now on is written after `size`.
+        _mark(path, size)
         return os.fstat(fd).st_blocks * 512
     finally:
         os.close(fd)
@@ -96,6 +98,7 @@ class Tail:
     """The end of a log: lines without their newlines, and from when on they are complete."""
 
     lines: list[str]
+    end: int  # bytes from the start of the file: where `follow` goes on
     since_ns: int | None = None  # CLOCK_BOOTTIME of the mark that was used; None: from the start
 
 
@@ -132,7 +135,7 @@ def tail(path: str, lines: int | None = None, *, since_ns: int | None = None) ->
     found = text.decode(errors="replace").split("\n")
     if not found[-1]:
         found.pop()
-    return Tail(found if lines is None else found[max(0, len(found) - lines) :], mark)
+    return Tail(found if lines is None else found[max(0, len(found) - lines) :], size, mark)
 
 
 @dataclass(slots=True)
@@ -163,10 +166,8 @@ class _Followed:
                 yield self.path, line.decode(errors="replace")
 
 
-def follow(
-    paths: list[str], *, at_end: bool = True, stop_fd: int = -1
-) -> Iterator[tuple[str, str]]:
-    """(path, line) for each line as it is written, from now on (or from the start).
+def follow(starts: Mapping[str, int], *, stop_fd: int = -1) -> Iterator[tuple[str, str]]:
+    """(path, line) for each line written from the offset of its file on, as it is written.
 
     Ends when all the files have been removed or `stop_fd` becomes readable. FileNotFoundError if
     one is not there at first. The kernel tells when to look (inotify(7)): no polling.
@@ -174,10 +175,9 @@ def follow(
     notify, watch = _inotify()
     files: list[_Followed] = []
     try:
-        for path in paths:
+        for path, at in starts.items():
             watch(path, IN_MODIFY | IN_ATTRIB)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            files.append(_Followed(path, fd, os.fstat(fd).st_size if at_end else 0))
+            files.append(_Followed(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), at))
         poll = select.poll()
         poll.register(notify, select.POLLIN)
         if stop_fd >= 0:
@@ -281,6 +281,12 @@ def _mark(path: str, size: int) -> None:
         half = len(marks) // 2
         marks = marks[:half:2] + marks[half:]
     new = f"{_index(path)}.new"
-    with open(new, "wb") as file:
-        file.write(b"".join(_PAIR.pack(*mark) for mark in marks))
-    os.replace(new, _index(path))
+    try:
+        with open(new, "wb") as file:
+            file.write(b"".join(_PAIR.pack(*mark) for mark in marks))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.unlink(new)  # `since` becomes coarser, that is all
+    else:
+        os.replace(new, _index(path))

@@ -1,0 +1,212 @@
+"""Logs that nobody reads along: bounded from outside while the server writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from viscum.kernel import logs
+from viscum.kernel.syscalls import boottime_ns
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A small tmpfs, as on a router."""
+    path = tmp_path / "logs"
+    logs.mount_dir(str(path), 4 * MIB)
+    yield path
+    logs.unmount_dir(str(path))
+    assert not path.is_mount()
+
+
+def write(fd: int, first: int, last: int) -> None:
+    for number in range(first, last):
+        os.write(fd, b"%063d\n" % number)
+
+
+def numbers(lines: list[str]) -> list[int]:
+    assert all(len(line) == 63 for line in lines)
+    return [int(line) for line in lines]
+
+
+@pytest.mark.req("N17")
+def test_trim_keeps_the_end_and_the_writer_goes_on(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    write(fd, 0, 20_000)
+    assert logs.used(path) > MIB
+    assert logs.trim(path, 64 * KIB) <= 64 * KIB + 4 * KIB
+    assert os.stat(path).st_size == 20_000 * 64
+    write(fd, 20_000, 20_010)
+    kept = numbers(logs.tail(path).lines)
+    assert kept == list(range(kept[0], 20_010))
+    assert len(kept) >= 64 * KIB // 64
+    assert logs.tail(path, 5).lines == logs.tail(path).lines[-5:]
+    assert logs.tail(path, 10**6).lines == logs.tail(path).lines
+    assert logs.trim(path, 64 * KIB) == logs.used(path) <= 64 * KIB + 4 * KIB
+    os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_trim_lets_a_short_log_alone(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    os.write(fd, b"one\ntwo\nhalf")
+    logs.trim(path, 64 * KIB)
+    assert logs.tail(path).lines == ["one", "two", "half"]
+    assert logs.tail(path, 1).lines == ["half"]
+    assert logs.tail(path, 0).lines == []
+    os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_far_more_than_fits_passes_through(directory: Path) -> None:
+    """64 MiB by a process of its own through a 4 MiB tmpfs: no write fails, none is lost
+    but those that were cut off at the front."""
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    block = 256 * KIB
+    for number in range(256):
+        code = f"head -c {block - 64} /dev/zero | tr '\\0' x; printf '\\n%062d\\n' {number}"
+        subprocess.run(["sh", "-c", code], stdout=fd, check=True)
+        if number % 8 == 0:
+            logs.trim(path, MIB)
+    logs.trim(path, MIB)
+    assert logs.used(path) <= MIB + 4 * KIB
+    kept = [int(line) for line in logs.tail(path).lines if line.isdigit()]
+    assert kept == list(range(252, 256))
+    os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_the_hard_stop_is_the_file_system(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    with pytest.raises(OSError, match="No space left"):
+        write(fd, 0, 5 * MIB // 64)
+    logs.trim(path, 64 * KIB)  # also where nothing more can be written
+    os.write(fd, b"\nafter\n")
+    assert logs.tail(path, 1).lines == ["after"]
+    os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_mounting_is_idempotent_and_resizes(directory: Path) -> None:
+    (directory / "kept").write_text("x")
+    logs.mount_dir(str(directory), 8 * MIB)
+    assert (directory / "kept").read_text() == "x"
+    info = os.statvfs(directory)
+    assert info.f_blocks * info.f_frsize == 8 * MIB
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    assert sum(str(directory) in line for line in mounts) == 1
+
+
+@pytest.mark.req("N2", "N17")
+def test_since_misses_nothing_that_is_kept(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    opened = boottime_ns()
+    write(fd, 0, 10)
+    before = boottime_ns()
+    logs.trim(path)
+    between = boottime_ns()
+    write(fd, 10, 20)
+    logs.trim(path)
+    after = boottime_ns()
+    assert numbers(logs.tail(path, since_ns=opened).lines) == list(range(20))
+    # Asked for lines since a moment between two marks: from the mark before it.
+    assert numbers(logs.tail(path, since_ns=before).lines) == list(range(20))
+    found = logs.tail(path, since_ns=between)
+    assert numbers(found.lines) == list(range(10, 20))
+    assert found.since_ns is not None
+    assert before <= found.since_ns <= between
+    assert logs.tail(path, since_ns=after).lines == []
+    assert numbers(logs.tail(path, 3, since_ns=between).lines) == [17, 18, 19]
+    assert logs.tail(path, since_ns=0).since_ns is None
+    os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_the_index_stays_small(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    moments = []
+    for number in range(2 * logs.MARKS):
+        write(fd, number, number + 1)
+        logs.trim(path)
+        moments.append(boottime_ns())
+    os.close(fd)
+    size = os.stat(f"{path}.index").st_size
+    assert 0 < size <= 16 * logs.MARKS
+    assert numbers(logs.tail(path, since_ns=moments[-2]).lines) == [2 * logs.MARKS - 1]
+    old = numbers(logs.tail(path, since_ns=moments[100]).lines)
+    assert old[0] <= 101
+    assert old[-1] == 2 * logs.MARKS - 1
+    logs.remove(path)
+    logs.remove(path)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.req("N2", "N17")
+def test_follow_goes_on_where_tail_ended(directory: Path) -> None:
+    paths = [str(directory / "a.log"), str(directory / "b.log")]
+    a, b = (logs.open_log(path) for path in paths)
+    os.write(a, b"before\n")
+    starts = {path: logs.tail(path).end for path in paths}
+    os.write(b, b"one\n")  # after tail, before follow
+    lines = logs.follow(starts)
+    assert next(lines) == (paths[1], "one")
+    # The rest comes while the reader waits for it.
+    got: list[tuple[str, str]] = []
+    thread = threading.Thread(target=lambda: got.extend(lines))
+    thread.start()
+    os.write(a, b"tw")
+    os.write(a, b"o\nthree\n")
+    os.write(b, b"four\nlast")
+    for path in paths:
+        logs.remove(path)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [line for path, line in got if path == paths[0]] == ["two", "three"]
+    assert [line for path, line in got if path == paths[1]] == ["four", "last"]
+    for fd in (a, b):
+        os.close(fd)
+
+
+@pytest.mark.req("N17")
+def test_follow_skips_what_was_trimmed_before_it_was_read(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    write(fd, 0, 10)
+    lines = logs.follow({path: 0})
+    assert int(next(lines)[1]) == 0
+    write(fd, 10, 40_000)
+    logs.trim(path, 64 * KIB)
+    logs.remove(path)
+    os.close(fd)
+    seen = numbers([line for _, line in lines])
+    assert seen[:9] == list(range(1, 10))
+    assert seen[9:] == list(range(seen[9], 40_000))
+    assert seen[9] > 30_000
+
+
+@pytest.mark.req("N17")
+def test_follow_ends_when_told(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    reader, writer = os.pipe()
+    os.write(fd, b"a line\n")
+    os.close(writer)
+    assert list(logs.follow({path: 0}, stop_fd=reader)) == [(path, "a line")]
+    for each in (fd, reader):
+        os.close(each)
+    with pytest.raises(FileNotFoundError):
+        next(logs.follow({str(directory / "none.log"): 0}))
