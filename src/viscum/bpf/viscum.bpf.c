@@ -615,8 +615,10 @@ static __always_inline void note_reply(struct pkt *p, int sock)
 }
 
 /* the generation whose instance holds the flow */
-static __always_inline int pick_slot(struct pkt *p, struct v_service *s, __u32 slot)
+__noinline int v_pick_slot(struct pkt *p, struct v_service *s, __u32 slot)
 {
+	if (!p || !s)
+		return 0;
 	EACH_GENERATION(i, s)
 		if (v_pick(p, s, i) && p->slot == slot)
 			return 1;
@@ -627,7 +629,7 @@ static __always_inline struct v_flow *live_flow(struct pkt *p, struct v_service 
 {
 	struct v_flow *f = bpf_map_lookup_elem(&flows, &p->k);
 
-	return f && f->sid == s->sid && now - f->last_ns < s->udp_idle_ns ? f : 0;
+	return f && now - f->last_ns < s->udp_idle_ns ? f : 0;
 }
 
 static __always_inline int is_edge(const struct v_flow *f, const struct v_service *s)
@@ -691,7 +693,7 @@ __noinline int v_udp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 		why = V_CLOUD_UDP;
 		if (is_edge(f, s)) {
 			why = V_CLOUD_UDP_NO_SOCKET;
-			if (pick_slot(p, s, f->slot)) {
+			if (v_pick_slot(p, s, f->slot)) {
 				sock = v_look_udp(skb, p);
 				if (sock)
 					why = edge(skb, p, V_EDGE_UDP);
@@ -738,7 +740,7 @@ __noinline int v_error_edge(struct __sk_buff *skb, struct pkt *p, struct v_servi
 	if (p->proto == IPPROTO_UDP) {
 		struct v_flow *f = live_flow(p, s, bpf_ktime_get_boot_ns());
 
-		return f && is_edge(f, s) && pick_slot(p, s, f->slot);
+		return f && is_edge(f, s) && v_pick_slot(p, s, f->slot);
 	}
 	EACH_GENERATION(i, s) {
 		if (!v_pick(p, s, i))
@@ -1020,9 +1022,9 @@ stack:
 SEC("tc") int viscum_out(struct __sk_buff *skb)
 {
 	struct v_addr own, put = {}, *target;
+	__u32 ifindex = skb->ifindex, group;
 	struct v_service *s;
 	struct v_link *l;
-	__u32 ifindex = skb->ifindex, group;
 	int why = V_RETURN;
 	struct pkt p;
 
@@ -1034,12 +1036,14 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 		p.v6 = 1;
 	else if (skb->protocol != bpf_htons(ETH_P_IP))
 		return PASS;
-	s = bpf_map_lookup_elem(&services, &l->sid);
-	if (!s || v_parse_ip(skb, &p, 0) < 0)
+	if (v_parse_ip(skb, &p, 0) < 0)
 		return PASS;
 	own = p.k.src;
 	if (p.frag == LATER) {
 		if (!v_find_frag(&p, &put) || p.ifindex != ifindex)
+			return PASS;
+		s = bpf_map_lookup_elem(&services, &p.sid);
+		if (!s)
 			return PASS;
 		turn(&p);
 		if (put.a[3] || put.a[0]) {
@@ -1063,15 +1067,14 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 		why = V_RETURN_SOURCE;
 	}
 	group = v_find_group(&p.k.dst);
-	if (!group || v_find_sid(&p, group) != l->sid)
+	p.sid = group ? v_find_sid(&p, group) : 0;
+	s = p.sid ? bpf_map_lookup_elem(&services, &p.sid) : 0;
+	if (!s || !v_pick_slot(&p, s, l->slot))   /* a target of another service, or of none */
 		return PASS;
-	p.sid = l->sid;
 	if (v_is_reply(skb, &p, s, l->slot) != V_RETURN) {
 		count(p.sid, V_RETURN_STACK, 0, skb->len);
 		return PASS;
 	}
-	p.slot = l->slot;
-	p.ifindex = ifindex;
 	if (p.frag == FIRST)
 		v_note_frag(&p, &own, &p.k.src, &put, 1);
 	if (why == V_RETURN_SOURCE && v_put_source(skb, &p, &own) < 0)

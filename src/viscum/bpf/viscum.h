@@ -33,7 +33,7 @@ struct v_generation {
 	struct v_instance inst[V_MAX_INSTANCES];
 };
 
-/* map `services`: HASH, key __u32 sid (replaced whole, so a reader never sees half an update) */
+/* map `services`: HASH, key __u32 sid, never 0 (replaced whole, so a reader never sees half an update) */
 struct v_service {
 	__u32 sid, flags;
 	__u64 share;         /* a new flow is the edge's if hash32 < share; 1<<32 = all */
@@ -63,10 +63,12 @@ struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
 
 /* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs.
  * own4, own6: the instance's own addresses; all zero if it has none. */
-struct v_link { __u32 sid, slot; __s32 nsid; __u32 pad; struct v_addr own4, own6; };
+struct v_link { __u32 slot, pad; struct v_addr own4, own6; };
 
 /* map `flows`: LRU_HASH, UDP, as the client sends. When it is full the flow that was silent
- * longest is forgotten; its next datagram is then judged like the first of a new flow. */
+ * longest is forgotten; its next datagram is then judged like the first of a new flow.
+ * sid: whose it was when it began. A flow of the edge whose slot is no longer among those of the
+ * service that the packet belongs to is the cloud's from then on. */
 struct v_flow_key { struct v_addr src, dst; __u16 sport, dport; __u32 pad; };
 struct v_flow { __u64 last_ns; __u32 sid, slot, edge, epoch; };
 
@@ -123,7 +125,7 @@ _Static_assert(sizeof(struct v_service) == 56 + 4 * V_MAX_INTERFACES + V_MAX_GEN
 _Static_assert(sizeof(struct v_prefix) == 20, "v_prefix");
 _Static_assert(sizeof(struct v_port) == 8, "v_port");
 _Static_assert(sizeof(struct v_client) == 24, "v_client");
-_Static_assert(sizeof(struct v_link) == 48, "v_link");
+_Static_assert(sizeof(struct v_link) == 40, "v_link");
 _Static_assert(sizeof(struct v_flow_key) == 40, "v_flow_key");
 _Static_assert(sizeof(struct v_flow) == 24, "v_flow");
 _Static_assert(sizeof(struct v_syn) == 16, "v_syn");

@@ -21,6 +21,7 @@ MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 
 TCX_INGRESS = 46  # enum bpf_attach_type, since Linux 6.6
 F_REPLACE = 1 << 2
+_NOEXIST = 1
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE = 1, 2, 5, 6, 9, 10, 11
 _PERCPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
@@ -48,7 +49,7 @@ def _number() -> int:
 
 
 def call(command: int, attr: bytes, what: str) -> tuple[int, bytes]:
-    """bpf(command, attr): (return value, attr as the kernel left it). Raises OSError about `what`."""
+    """bpf(command, attr): (result, attr as the kernel left it). Raises OSError about `what`."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
     result = _libc.syscall(_number(), command, buffer, len(attr))
     if result < 0:
@@ -96,11 +97,15 @@ class Map:
     def __del__(self) -> None:
         self.close()
 
-    def _call(self, command: int, key: bytes | None, value: object, flags: int = 0) -> None:
-        key_buffer = None if key is None else _buffer(key)
-        attr = struct.pack(
-            "=IxxxxQQQ", self.fd, _address(key_buffer), _address(value), flags  # type: ignore[arg-type]
-        )
+    def _call(
+        self,
+        command: int,
+        key: bytes | None,
+        value: ctypes.Array[ctypes.c_char] | None,
+        flags: int = 0,
+    ) -> None:
+        where = None if key is None else _buffer(key)
+        attr = struct.pack("=IxxxxQQQ", self.fd, _address(where), _address(value), flags)
         call(command, attr, f"map {self.name}")
 
     def get(self, key: bytes) -> bytes | None:
@@ -116,6 +121,16 @@ class Map:
 
     def set(self, key: bytes, value: bytes) -> None:
         self._call(MAP_UPDATE, key, _buffer(value))
+
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Sets a key that is not there yet; False: it was there."""
+        try:
+            self._call(MAP_UPDATE, key, _buffer(value), _NOEXIST)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                return False
+            raise
+        return True
 
     def delete(self, key: bytes) -> bool:
         """False: there was no such key."""
@@ -368,5 +383,3 @@ def _dup(fd: int) -> int:
 def _check(result: int, what: str) -> None:
     if result < 0:
         raise OSError(-result, os.strerror(-result), what)
-
-

@@ -5,9 +5,14 @@ One module each behind `Director`; nothing above this package knows how one work
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+from viscum.errors import InputError, Problem
 from viscum.model import Counters, Steering, SteerService
+
+DEFAULT = "ebpf"
+PLANNED = ("flower", "u32")
 
 
 class Op(Protocol):
@@ -18,8 +23,22 @@ class Op(Protocol):
     def apply(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a director would do with a packet.
+
+    reason: one of `abi.REASONS`, or "not-attached": the interface carries no director. sid: the
+    service concerned, 0 for none; slot and generation: where the packet goes, if to the edge.
+    """
+
+    reason: str
+    sid: int = 0
+    slot: int = 0
+    generation: int = 0
+
+
 class Director(Protocol):
-    """Acts in the network namespace of the calling process.
+    """Acts in the network namespace of the calling thread.
 
     Every method may raise OSError (a kernel call refused) or ViscumError.
     """
@@ -33,8 +52,9 @@ class Director(Protocol):
     def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
         """Reads what is from the kernel and returns the steps to `want` (none if nothing differs).
 
-        `links`: host-side names of all our service links that exist. With an empty `want` the
-        steps take everything of this director away, also what a killed command left.
+        Links of instances need not be there yet, only when the steps are applied. `links`:
+        host-side names of all our service links that exist. With an empty `want` the steps take
+        everything of this director away, also what a killed command left.
         """
         ...
 
@@ -49,3 +69,30 @@ class Director(Protocol):
     def seed_udp(self, service: SteerService, flows: tuple[tuple[str, int, str, int], ...]) -> None:
         """Records (client, port, target, port) as flows of the cloud, before steering begins."""
         ...
+
+    def explain(self, ifindex: int, packet: bytes) -> Explanation:
+        """What would happen to this Ethernet frame on that interface; nothing is changed.
+
+        The frame needs the interface's own destination MAC (explain.py builds such frames).
+        """
+        ...
+
+
+def chosen(name: str) -> str:
+    """The director that `director = name` in a spec means."""
+    return DEFAULT if name == "auto" else name
+
+
+def get(name: str, *, attach: str = "auto") -> Director:
+    """The director called `name` ("auto", "ebpf"). Raises InputError for one that is not there."""
+    if chosen(name) == "ebpf":
+        from viscum.kernel.director.ebpf import EbpfDirector
+
+        return EbpfDirector(attach)
+    message = "not there yet" if name in PLANNED else "no such director"
+    raise InputError(Problem("director", name, message, 'use "ebpf"'))
+
+
+def installed(*, attach: str = "auto") -> tuple[Director, ...]:
+    """Every director there is."""
+    return (get(DEFAULT, attach=attach),)

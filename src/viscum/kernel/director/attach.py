@@ -1,0 +1,137 @@
+"""Where programs of ours are attached, and attaching them: TCX, or clsact with cls_bpf.
+
+Nothing is pinned: an attachment holds its program, the program its maps, so the interfaces of the
+calling thread's network namespace are the one place to look.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from functools import cache
+
+from viscum import names
+from viscum.kernel import bpf
+from viscum.kernel.rtnl import Rtnl
+
+IN, OUT = "viscum_in", "viscum_out"
+
+# A clsact that we made goes when our filter goes, unless others use it by then; one that was there
+# stays. Which of the two it is must survive the process: the filter's handle says it.
+HANDLE_FOUND = names.TC_HANDLE
+HANDLE_MADE = names.TC_HANDLE + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """program: IN or OUT. how: "tcx", or "clsact" with the filter's handle."""
+
+    ifindex: int
+    program: str
+    prog_id: int
+    how: str
+    handle: int = 0
+
+
+@cache
+def has_tcx() -> bool:
+    """TCX came with Linux 6.6; asking an older kernel is EINVAL."""
+    try:
+        bpf.tcx_query(1)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        if error.errno != errno.ENODEV:
+            raise
+    return True
+
+
+def find() -> tuple[Attachment, ...]:
+    """Every attachment of ours in this network namespace."""
+    found: list[Attachment] = []
+    ours: dict[int, str] = {}
+    with Rtnl() as rtnl:
+        for ifindex, _ in socket.if_nameindex():
+            found += _on(rtnl, ifindex, ours)
+    return tuple(found)
+
+
+def on(ifindex: int) -> tuple[Attachment, ...]:
+    """Those of one interface; none if it is not there."""
+    with Rtnl() as rtnl:
+        return tuple(_on(rtnl, ifindex, {}))
+
+
+def _on(rtnl: Rtnl, ifindex: int, names_by_id: dict[int, str]) -> list[Attachment]:
+    def named(number: int) -> str:
+        if number not in names_by_id:
+            try:
+                names_by_id[number] = bpf.program_by_id(number).name
+            except FileNotFoundError:  # detached meanwhile
+                names_by_id[number] = ""
+        return names_by_id[number]
+
+    found = []
+    try:
+        if has_tcx():
+            for number in bpf.tcx_query(ifindex):
+                if named(number) in (IN, OUT):
+                    found.append(Attachment(ifindex, named(number), number, "tcx"))
+        for f in rtnl.bpf_filters(ifindex):
+            at_ours = f.prio == names.TC_PRIO and f.handle in (HANDLE_FOUND, HANDLE_MADE)
+            if at_ours and (name := named(f.prog_id)) in (IN, OUT):
+                found.append(Attachment(ifindex, name, f.prog_id, "clsact", f.handle))
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # the interface went away meanwhile
+            raise
+    return found
+
+
+def attach(ifindex: int, program: bpf.Program, how: str) -> None:
+    """Attaches, or puts program in the place of ours that is there, without losing a packet.
+
+    how: "tcx" or "clsact", for where nothing of ours is yet. OSError ENODEV: no such interface.
+    """
+    present = [a for a in on(ifindex) if a.program == program.name]
+    for there in present:
+        if there.prog_id == program.id:
+            continue
+        if there.how == "tcx":
+            bpf.tcx_replace(ifindex, program, bpf.program_by_id(there.prog_id))
+        else:
+            with Rtnl() as rtnl:
+                rtnl.replace_bpf_filter(
+                    ifindex, program.fd, program.name, names.TC_PRIO, there.handle
+                )
+    if present:
+        return
+    if how == "tcx":
+        bpf.tcx_attach(ifindex, program)
+        return
+    with Rtnl() as rtnl:
+        made = not has_clsact(rtnl, ifindex)
+        handle = HANDLE_MADE if made else HANDLE_FOUND
+        with rtnl.batch():  # at once, so that being killed can't leave the qdisc alone
+            if made:
+                rtnl.add_clsact(ifindex)
+            rtnl.replace_bpf_filter(ifindex, program.fd, program.name, names.TC_PRIO, handle)
+
+
+def detach(there: Attachment) -> None:
+    """Takes it away; that it is gone already, or its interface, does not matter."""
+    try:
+        if there.how == "tcx":
+            bpf.tcx_detach(there.ifindex, bpf.program_by_id(there.prog_id))
+            return
+        with Rtnl() as rtnl:
+            rtnl.delete_filter(there.ifindex, names.TC_PRIO, there.handle)
+            if there.handle == HANDLE_MADE and not rtnl.filters_any(there.ifindex):
+                rtnl.delete_clsact(there.ifindex)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            raise
+
+
+def has_clsact(rtnl: Rtnl, ifindex: int) -> bool:
+    return any(q.kind in ("clsact", "ingress") for q in rtnl.qdiscs(ifindex))

@@ -1,0 +1,287 @@
+"""The eBPF director: the server's own sockets decide, looked up from the client's interface.
+
+Level-triggered like everything else: `plan` reads the maps of the attached programs and returns
+the steps that make them what is wanted, in an order in which no packet meets half a state.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime_ns
+
+from viscum import names
+from viscum.errors import ViscumError
+from viscum.kernel import bpf
+from viscum.kernel.director import Explanation, Op, abi, groups
+from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
+from viscum.kernel.director.steps import Attach, Detach, Erase, Load, Write
+from viscum.kernel.rtnl import Rtnl
+from viscum.model import Counters, Steering, SteerService
+
+OBJECT = Path(__file__).parents[2] / "bpf" / "viscum.bpf.o"
+ZERO = abi.U32.pack(0)
+NOTHING: Mapping[bytes, bytes] = {}
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The programs and maps in the kernel, by name; empty while there are none."""
+
+    programs: dict[str, bpf.Program] = field(default_factory=dict)
+    maps: dict[str, bpf.Map] = field(default_factory=dict)
+
+    def contents(self, name: str) -> Mapping[bytes, bytes]:
+        there = self.maps.get(name)
+        return dict(there.items()) if there else NOTHING
+
+
+class EbpfDirector:
+    """attach: "tcx", "clsact", or "auto": TCX where the kernel has it."""
+
+    name = "ebpf"
+
+    def __init__(self, attach: str = "auto", path: Path = OBJECT) -> None:
+        self._attach = attach
+        self._path = path
+
+    def missing(self) -> str | None:
+        if not self._path.exists():
+            return "its BPF object is not built (make setup builds it)"
+        try:
+            has_tcx()
+        except OSError as error:
+            return "this kernel is built without BPF" if error.errno == errno.ENOSYS else str(error)
+        return None
+
+    # ---- what should be, what is, the difference
+
+    def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
+        attachments = find()
+        loaded = _open(attachments)
+        if not want and not attachments:
+            return ()
+        return tuple(self._plan(want, attachments, loaded))
+
+    def _plan(
+        self, want: Steering, attachments: tuple[Attachment, ...], loaded: Loaded
+    ) -> Iterator[Op]:
+        wanted = _maps(want)
+        have = {name: loaded.contents(name) for name in wanted}
+        build = self._build() if want else b""
+        outdated = self._outdated(loaded, build) if want else False
+        if want and (outdated or not loaded.programs):
+            yield Load(loaded, str(self._path), _sizes(), again=bool(loaded.programs))
+
+        def write(name: str, what: str) -> Iterator[Op]:
+            items = tuple((k, v) for k, v in wanted[name].items() if have[name].get(k) != v)
+            if name == "counters":  # those that count must not be set to zero again
+                items = tuple((k, v) for k, v in items if k not in have[name])
+            if items:
+                yield Write(loaded, name, items, f"{what}: {len(items)}")
+
+        def erase(name: str, what: str) -> Iterator[Op]:
+            keys = tuple(k for k in have[name] if k not in wanted[name])
+            if keys:
+                yield Erase(loaded, name, keys, f"{what}: {len(keys)}")
+
+        config = abi.CONFIG.pack(abi.ABI, len(wanted["prefixes"]), int.from_bytes(build, "little"))
+        before = loaded.maps["config"].get(ZERO) if loaded.maps else None
+        steps = (
+            write("counters", "count for services"),
+            write("links", "describe links to the returner"),
+            write("clients", "let clients in"),
+            self._attachments(OUT, _out(want), attachments, loaded, outdated),
+            write("services", "set services"),
+            write("ports", "map ports to services"),
+            write("prefixes", "claim prefixes"),
+            write("targets", "claim targets"),
+        )
+        for step in steps if want else ():
+            yield from step
+        if want and config != before:
+            yield Write(loaded, "config", ((ZERO, config),), "note the version of the data path")
+        yield from self._attachments(IN, _in(want), attachments, loaded, outdated)
+        yield from _gone(IN, _in(want), attachments)
+        if want:  # else the maps go with the programs
+            yield from erase("targets", "give up targets")
+            yield from erase("prefixes", "give up prefixes")
+            yield from erase("ports", "give up ports")
+            yield from erase("services", "forget services")
+            yield from erase("clients", "forget clients")
+        yield from _gone(OUT, _out(want), attachments)
+        if want:
+            yield from erase("links", "forget links")
+            yield from erase("counters", "forget counters")
+
+    def _attachments(
+        self,
+        program: str,
+        wanted: Mapping[int, str],
+        attachments: tuple[Attachment, ...],
+        loaded: Loaded,
+        outdated: bool,
+    ) -> Iterator[Op]:
+        current = loaded.programs[program].id if program in loaded.programs else 0
+        there = {a.ifindex for a in attachments if a.program == program and a.prog_id == current}
+        how = ("tcx" if has_tcx() else "clsact") if self._attach == "auto" else self._attach
+        with Rtnl() as rtnl:
+            for ifindex, link in wanted.items():
+                if ifindex not in there or outdated:
+                    clsact = has_clsact(rtnl, ifindex)
+                    yield Attach(loaded, ifindex, link, program, how, clsact)
+
+    def _build(self) -> bytes:
+        try:
+            return hashlib.sha256(self._path.read_bytes()).digest()[:8]
+        except FileNotFoundError:
+            raise ViscumError(
+                f"the BPF object {self._path} is not there", hint="make setup builds it"
+            ) from None
+
+    def _outdated(self, loaded: Loaded, build: bytes) -> bool:
+        """Whether other programs are loaded than this version's."""
+        value = loaded.maps["config"].get(ZERO) if loaded.maps else None
+        if value is None:
+            return False
+        version, _, number = abi.CONFIG.unpack(value)
+        loaded_build: int = number
+        if version not in (0, abi.ABI):  # 0: killed between loading and the first write
+            raise ViscumError(
+                f"the data path in the kernel has layout {version}, this viscum {abi.ABI}",
+                hint="take the services off with the viscum that made them, then run them again",
+            )
+        return loaded_build != int.from_bytes(build, "little")
+
+    # ---- questions
+
+    def counters(self) -> dict[int, Counters]:
+        found = _open(find()).contents("counters")
+        return {abi.U32.unpack(k)[0]: abi.counters(v) for k, v in found.items()}
+
+    def udp_flows(self) -> dict[int, int]:
+        loaded = _open(find())
+        rules = {}
+        for key, value in loaded.contents("services").items():
+            fields = abi.SERVICE.unpack_from(value)
+            rules[abi.U32.unpack(key)[0]] = (fields[5], fields[6])  # idle time, epoch
+        now = clock_gettime_ns(CLOCK_BOOTTIME)
+        count: dict[int, int] = {}
+        for value in loaded.contents("flows").values():
+            f = abi.flow(value)
+            idle, epoch = rules.get(f.sid, (0, 0))
+            if f.edge and f.epoch == epoch and now - f.last_ns < idle:
+                count[f.slot] = count.get(f.slot, 0) + 1
+        return count
+
+    def seed_udp(self, service: SteerService, flows: tuple[tuple[str, int, str, int], ...]) -> None:
+        maps = _open(find()).maps
+        if not maps:
+            raise ViscumError("there is no data path to record flows in")
+        value = abi.FLOW.pack(
+            clock_gettime_ns(CLOCK_BOOTTIME), service.sid, 0, 0, service.udp_epoch
+        )
+        for client, cport, target, tport in flows:
+            key = abi.flow_key(ip_address(client), cport, ip_address(target), tport)
+            maps["flows"].add(key, value)
+
+    def explain(self, ifindex: int, packet: bytes) -> Explanation:
+        for there in find():
+            if there.ifindex == ifindex and there.program == IN:
+                program = bpf.program_by_id(there.prog_id)
+                _, _, answer = program.test_run(packet, ifindex=ifindex, cb=abi.DRY_RUN)
+                if answer[0] != abi.DRY_RUN_DONE:
+                    raise ViscumError("the data path in the kernel does not answer questions")
+                return Explanation(abi.REASONS[answer[1]], answer[2], answer[3], answer[4])
+        return Explanation("not-attached")
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def _open(attachments: Iterable[Attachment]) -> Loaded:
+    """The attached programs and their maps."""
+    loaded = Loaded()
+    for there in attachments:
+        if there.program in loaded.programs:
+            continue
+        try:
+            program = bpf.program_by_id(there.prog_id)
+            maps = {m.name: m for m in map(bpf.map_by_id, program.map_ids())}
+        except FileNotFoundError:
+            continue
+        if loaded.maps and maps["config"].id != loaded.maps["config"].id:
+            continue  # of another load: its interface is attached anew
+        loaded.programs[there.program] = program
+        loaded.maps |= maps
+    return loaded
+
+
+# ---- what should be in the maps ------------------------------------------------------------------
+
+
+def _maps(want: Steering) -> dict[str, dict[bytes, bytes]]:
+    tables = groups.tables(want)
+    pack = abi.U32.pack
+    return {
+        "services": {pack(s.sid): abi.service(s, zlib.crc32(s.name.encode())) for s in want},
+        "targets": {k: pack(v) for k, v in tables.targets.items()},
+        "prefixes": {k: pack(v) for k, v in tables.prefixes.items()},
+        "ports": {k: pack(v) for k, v in tables.ports.items()},
+        "clients": {abi.client(s.sid, n): pack(1) for s in want for n in s.clients},
+        "links": {
+            pack(i.ifindex): abi.LINK.pack(i.slot, 0, abi.address(i.own4), abi.address(i.own6))
+            for s in want
+            for g in s.generations
+            for i in g.instances
+            if i.ifindex
+        },
+        "counters": {pack(s.sid): bytes(abi.COUNTERS.size) for s in want},
+    }
+
+
+def _in(want: Steering) -> dict[int, str]:
+    indexes = sorted({i for s in want for i in s.interfaces})
+    return {i: _link_name(i) for i in indexes}
+
+
+def _out(want: Steering) -> dict[int, str]:
+    slots = {i.slot: i.ifindex for s in want for g in s.generations for i in g.instances}
+    return {ifindex: names.link(slot) for slot, ifindex in sorted(slots.items()) if ifindex}
+
+
+def _link_name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"if{ifindex}"
+
+
+def _gone(
+    program: str, wanted: Mapping[int, str], attachments: tuple[Attachment, ...]
+) -> Iterator[Op]:
+    for there in attachments:
+        if there.program == program and there.ifindex not in wanted:
+            others = [a for a in attachments if a.ifindex == there.ifindex and a is not there]
+            yield Detach(there, _link_name(there.ifindex), last=not others)
+
+
+@cache
+def _sizes() -> tuple[tuple[str, int], ...]:
+    """How many entries the maps hold that packets write: 1/4096 of memory in bytes is a flow.
+
+    A flow takes about 128 bytes, so this is 3 % of a small router's memory, and 8 MB at most:
+    the kernel needs 9 ms to make 65,536 entries, and start-up counts.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    flows = min(65536, max(4096, memory // 4096))
+    small = {"replies": flows // 4, "syns": flows // 4, "away": flows // 4, "frags": flows // 8}
+    return (("flows", flows), *small.items())

@@ -1,0 +1,146 @@
+"""The steps of the eBPF director: load, write a map, attach, detach.
+
+Their shell form pins what it loads under PINS (commands have no other way to hand a program on)
+and attaches by clsact, which every tc knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from viscum import names
+from viscum.kernel import bpf
+from viscum.kernel.director import abi, attach
+
+if TYPE_CHECKING:
+    from viscum.kernel.director.ebpf import Loaded
+
+PINS = "/sys/fs/bpf/viscum"
+_SHOWN = 16  # of the entries a step changes, in its description
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Loads the object; afterwards `loaded` has programs and maps. Until something is attached
+    they live as long as this process. `again`: newer programs over the maps that are there."""
+
+    loaded: Loaded
+    path: str
+    sizes: tuple[tuple[str, int], ...]
+    again: bool = False
+
+    def describe(self) -> str:
+        return "load the data path" + (" anew, over its maps" if self.again else "")
+
+    def shell(self) -> tuple[str, ...]:
+        return (
+            "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf",
+            f"bpftool prog loadall {self.path} {PINS} type classifier pinmaps {PINS}/maps",
+        )
+
+    def apply(self) -> None:
+        maps = self.loaded.maps if self.again else None
+        self.loaded.programs, self.loaded.maps = bpf.load(
+            self.path, sizes=None if self.again else dict(self.sizes), reuse=maps
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Sets entries of one map."""
+
+    loaded: Loaded
+    map: str
+    items: tuple[tuple[bytes, bytes], ...]
+    what: str
+
+    def describe(self) -> str:
+        return self.what
+
+    def shell(self) -> tuple[str, ...]:
+        copies = bpf.possible_cpus() if self.map == "counters" else 1
+        return tuple(
+            f"bpftool map update pinned {PINS}/maps/{self.map} key hex {abi.hexadecimal(k)}"
+            f" value hex {abi.hexadecimal(v * copies)}"
+            for k, v in self.items
+        )
+
+    def apply(self) -> None:
+        there = self.loaded.maps[self.map]
+        if self.map == "counters":  # one value for each CPU, and never a second zero
+            copies = bpf.possible_cpus()
+            there.update((k, v * copies) for k, v in self.items if there.get(k) is None)
+        else:
+            there.update(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Deletes entries of one map."""
+
+    loaded: Loaded
+    map: str
+    keys: tuple[bytes, ...]
+    what: str
+
+    def describe(self) -> str:
+        return self.what
+
+    def shell(self) -> tuple[str, ...]:
+        return tuple(
+            f"bpftool map delete pinned {PINS}/maps/{self.map} key hex {abi.hexadecimal(k)}"
+            for k in self.keys
+        )
+
+    def apply(self) -> None:
+        self.loaded.maps[self.map].remove(self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Attaches a program to an interface, or replaces an older one of ours there."""
+
+    loaded: Loaded
+    ifindex: int
+    link: str
+    program: str
+    how: str
+    clsact: bool  # is there already
+
+    def describe(self) -> str:
+        return f"attach {self.program} to {self.link} ({self.how})"
+
+    def shell(self) -> tuple[str, ...]:
+        handle = attach.HANDLE_FOUND if self.clsact else attach.HANDLE_MADE
+        qdisc = () if self.clsact else (f"tc qdisc add dev {self.link} clsact",)
+        program = f"bpf direct-action object-pinned {PINS}/{self.program}"
+        return (*qdisc, f"tc filter replace {_where(self.link, handle)} {program}")
+
+    def apply(self) -> None:
+        attach.attach(self.ifindex, self.loaded.programs[self.program], self.how)
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Takes one of our programs off an interface."""
+
+    there: attach.Attachment
+    link: str
+    last: bool = field(default=False)  # nothing else uses the clsact that we made
+
+    def describe(self) -> str:
+        return f"detach {self.there.program} from {self.link}"
+
+    def shell(self) -> tuple[str, ...]:
+        handle = self.there.handle or attach.HANDLE_MADE
+        ours = self.last and handle == attach.HANDLE_MADE
+        qdisc = (f"tc qdisc del dev {self.link} clsact",) if ours else ()
+        return (f"tc filter del {_where(self.link, handle)} bpf", *qdisc)
+
+    def apply(self) -> None:
+        attach.detach(self.there)
+
+
+def _where(link: str, handle: int) -> str:
+    return f"dev {link} ingress protocol all pref {names.TC_PRIO} handle {handle:#x}"
