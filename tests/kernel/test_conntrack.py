@@ -11,6 +11,7 @@ import pytest
 from kernel.conftest import Space
 from support import need_kernel, need_program
 from viscum.kernel import conntrack
+from viscum.kernel.nfnetlink import Netfilter, header
 from viscum.kernel.syscalls import in_netns
 
 TRACK = (
@@ -72,6 +73,21 @@ def test_tcp_is_not_among_udp(tracked: Space) -> None:
     sent = _send(tracked, socket.AF_INET, "127.0.0.1", range(5000, 5001))
     assert list(conntrack.udp_flows(tracked.fd)) == list(sent)
     assert list(conntrack.tcp_flows(tracked.fd)) == [flow]
+
+
+def test_an_older_kernel_that_does_not_pick_out_the_protocol_is_no_harm(tracked: Space) -> None:
+    sent = _send(tracked, socket.AF_INET, "127.0.0.1", range(5000, 5003))
+
+    def connect() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname()).close()
+
+    in_netns(tracked.fd, connect)
+    with Netfilter(tracked.fd) as nf:
+        everything = nf.dump(conntrack._GET, header(socket.AF_INET), "everything")
+    assert len(everything) > len(sent)
+    flows = [conntrack._flow(m.body, conntrack.UDP) for m in everything]
+    assert {f for f in flows if f} == sent
 
 
 def test_the_original_direction_is_before_translation(tracked: Space) -> None:

@@ -50,16 +50,17 @@ def pair(new_space: NewSpace) -> tuple[Space, Space]:
             r.set_link(index, up=True)
             r.add_address(index, address4)
             r.add_address(index, address6)
-    for space, name, _, _ in ends:
-        _wait_for_carrier(space, name)
+    for space, name, _, address6 in ends:
+        _wait_for_carrier(space, name, address6)
     return host, inner
 
 
-def _wait_for_carrier(space: Space, name: str) -> None:
+def _wait_for_carrier(space: Space, name: str, address: IPv6Interface) -> None:
     """The kernel's own IPv6 routes come with it, asynchronously."""
+    expected = {IPv6Network("ff00::/8"), IPv6Network(address.ip)}
     with Rtnl(space.fd) as r:
         wait_until(lambda: _link(r, name).operstate == "up", f"carrier of {name}")
-        wait_until(lambda: IPv6Network("ff00::/8") in {x.dst for x in r.routes()}, "its routes")
+        wait_until(lambda: expected <= {x.dst for x in r.routes()}, "its routes")
 
 
 def _link(r: Rtnl, name: str) -> Link:

@@ -160,7 +160,7 @@ def is_private_mount_namespace() -> bool:
         return False
     try:
         outside = _holding("/proc/1/mountinfo", NETNS_DIR)
-    except OSError:
+    except OSError:  # hidden (hidepid=)
         outside = None
     if outside is None:
         return here.slave

@@ -239,7 +239,9 @@ class Rtnl(Tc):
         return found
 
     def add_address(self, ifindex: int, address: Interface) -> None:
-        """Usable at once (IPv6: without duplicate address detection). FileExistsError if there."""
+        """IPv6 without duplicate address detection: usable as a source at once, and as a
+        destination when the kernel's worker has made its local route, a moment later (`route_get`
+        then says RTN_LOCAL). FileExistsError if it is there."""
         body = _address(ifindex, address)
         flags = NLM_F_CREATE | NLM_F_EXCL
         self.request(_RTM_NEWADDR, flags, body, f"add address {address} to link {ifindex}")
