@@ -39,4 +39,3 @@ def apply_all(ops: Iterable[Op]) -> list[OpFailed]:
         except (OSError, ViscumError) as error:
             failed.append(OpFailed(op, error))
     return failed
-

@@ -73,7 +73,7 @@ class Change:
         except OpFailed as failed:
             self.roll_back(before, failed)
             raise
-        self._tidy()
+        self.tidy()
         return seen
 
     def roll_back(self, before: World, failed: ViscumError) -> None:
@@ -81,7 +81,7 @@ class Change:
         self.store.save(before)
         self.world = before
         left: Sequence[ViscumError] = apply_all(self.ops(before, self.observe()))
-        self._tidy()
+        self.tidy()
         if left:
             failed.state = "taking back what was done failed too: " + "; ".join(
                 e.message for e in left
@@ -100,7 +100,8 @@ class Change:
         }
         return tuple(s for s in steering(world, seen) if s.sid in mine)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Without services the state directory goes too."""
         if not self.world.services:
             self.store.tidy()
 

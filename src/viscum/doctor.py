@@ -84,7 +84,7 @@ def _tools() -> Iterator[Finding]:
 
 
 def _directors() -> Iterator[Finding]:
-    for name in director.NAMES:
+    for name in (director.DEFAULT, *director.PLANNED):
         try:
             missing = director.get(name).missing()
         except InputError as error:

@@ -44,9 +44,7 @@ def outside(instances: Iterable[Instance], retired: Retired, record: Record) -> 
     targets = tuple(ip_network(a) for a in record.addresses)
     ports = record.spec.steer.ports
     covered = _of_clients(targets)
-    return any(
-        not (covered(f) and _on(ports, f.local_port)) for i in instances for f in _tcp(i)
-    )
+    return any(not (covered(f) and _on(ports, f.local_port)) for i in instances for f in _tcp(i))
 
 
 def _on(ports: tuple[Port, ...], port: int) -> bool:

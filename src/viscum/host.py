@@ -11,39 +11,24 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from viscum import doctor, evolve, flows, foreground, names, ops, start, store, validate
 from viscum.change import Change
+from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.kernel import director, logs, netns, process
 from viscum.kernel.cgroup import Group
 from viscum.model import Observed
 from viscum.plan import Instance, instances
 from viscum.spec import Spec
+from viscum.start import Outcome
 from viscum.store import Record, Store, World
 
 LOCK_TIMEOUT = 60.0
 POLL = 0.1  # between two looks at whether flows have ended
-
-
-@dataclass
-class Outcome:
-    """What a command did, for the CLI to say."""
-
-    name: str
-    did: str  # "started", "unchanged", "upgraded", "changed", …
-    notes: list[str] = field(default_factory=list)
-    flows_reset: int = 0
-    listening: bool = True
-
-
-def now() -> float:
-    """CLOCK_BOOTTIME, seconds: the clock of every deadline."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Host:
@@ -83,8 +68,8 @@ class Host:
             self.trim_logs(change.world)
 
     def load(self) -> World:
-        world = self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
-        return world
+        """The desired world, as the files say."""
+        return self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
 
     def _with_pool(self, change: Change) -> World:
         """The pool is chosen with the first service and kept while there is one."""
@@ -138,9 +123,7 @@ class Host:
         with self.changing(f"enable {name}") as change:
             record = self.known(change.world, name)
             did = "enabled" if not record.enabled or record.until_ns else "unchanged"
-            record = replace(
-                record, enabled=True, until_ns=_until(for_seconds), end_flows_at=None
-            )
+            record = replace(record, enabled=True, until_ns=_until(for_seconds), end_flows_at=None)
             change.commit(change.world.with_record(record))
             return Outcome(name, did)
 
@@ -171,9 +154,7 @@ class Host:
             if drain == 0:
                 outcome.flows_reset = self.settle(change)
         if drain:
-            outcome.flows_reset = self.wait_drained(
-                name, lambda r: r.end_flows_at is None, "drain"
-            )
+            outcome.flows_reset = self.wait_drained(name, lambda r: r.end_flows_at is None, "drain")
         return outcome
 
     # ---- stop, start, restart, rm
@@ -208,8 +189,11 @@ class Host:
 
         wait False: returns at once; the next command after the limit finishes it.
         """
+        self.known(self.load(), name)
         with self.changing(f"rm {name}") as change:
-            record = self.known(change.world, name)
+            if name not in change.world.services:
+                return Outcome(name, "removed")  # it was due, by an earlier command
+            record = change.world.services[name]
             limit = 0.0 if at_once else record.spec.run.drain
             until = now() if at_once else evolve.deadline(now(), limit)
             record = evolve.removing(record, until)
@@ -238,7 +222,7 @@ class Host:
         moment = now()
         udp = self.udp_flows()
         mine = list(instances(change.world, self.names))
-        world, ended, grace = change.world, 0, 0.0
+        world, ended = change.world, 0
         for record in due:
             record, count = self._settled(record, mine, udp, moment)
             ended += count
@@ -247,8 +231,9 @@ class Host:
         if world != change.world:
             self._stop_removed(change.world, world)
             change.commit(world)
-            for name in set(record.name for record in due) - set(world.services):
+            for name in {record.name for record in due} - set(world.services):
                 self._remove_logs(name)
+            change.tidy()
         return ended
 
     def _settled(
@@ -280,8 +265,7 @@ class Host:
             left = tuple(
                 r
                 for r in record.retired
-                if not (r.until is not None and moment >= r.until)
-                and flows.outside(own, r, record)
+                if not (r.until is not None and moment >= r.until) and flows.outside(own, r, record)
             )
             record = replace(record, retired=left)
         return record, ended
@@ -295,9 +279,7 @@ class Host:
                 self.told(op)
                 op.apply()
 
-    def wait_drained(
-        self, name: str, done: Callable[[Record], bool], what: str = "drain"
-    ) -> int:
+    def wait_drained(self, name: str, done: Callable[[Record], bool], what: str = "drain") -> int:
         """Until `done` (or the service is gone); the lock is held only to look and to finish."""
         ended, said = 0, ""
         while True:
@@ -306,9 +288,7 @@ class Host:
             if record is None or done(record):
                 return ended
             mine = [i for i in instances(world, self.names) if i.record.name == name]
-            draining = [
-                i for i in mine if i.generation.state == "draining" or record.end_flows_at
-            ]
+            draining = [i for i in mine if i.generation.state == "draining" or record.end_flows_at]
             left = flows.count(draining, self.udp_flows())
             deadlines = [
                 d
@@ -389,9 +369,7 @@ class Host:
             group = Group(i.cgroup)
             if i.record.name == name and group.populated():
                 return process.exec_in(group, argv)
-        raise ViscumError(
-            f"{name} has no running process to join", hint=f"viscum start {name}"
-        )
+        raise ViscumError(f"{name} has no running process to join", hint=f"viscum start {name}")
 
     def stand_by(self, name: str) -> int:
         """For a supervisor (systemd, procd): waits until the server ends or this process is told
@@ -480,5 +458,3 @@ def _has_deadline(record: Record) -> bool:
 
 def _until(seconds: float | None) -> int:
     return 0 if seconds is None else int((now() + seconds) * 1e9)
-
-

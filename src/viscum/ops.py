@@ -42,9 +42,9 @@ class CreateNamespace:
         return (f"ip netns add {self.name}",)
 
     def apply(self) -> None:
-        from viscum.kernel import netns
-
         import os
+
+        from viscum.kernel import netns
 
         os.close(netns.create(self.name))
 
@@ -66,8 +66,10 @@ class ConnectLink:
         link, number = names.link(self.slot), names.number(self.slot)
         return (
             f"ip netns set {self.netns} {number}",
-            f"ip link add {link} index {number} mtu {self.mtu} type veth"
-            f" peer name {names.INNER_LINK} mtu {self.mtu} netns {self.netns}",
+            (
+                f"ip link add {link} index {number} mtu {self.mtu} type veth"
+                f" peer name {names.INNER_LINK} mtu {self.mtu} netns {self.netns}"
+            ),
             f"ip link set {link} alias {quote(self.alias)}",
             f"sysctl -qw net.ipv4.conf.{link}.rp_filter=0 net.ipv4.conf.{link}.src_valid_mark=1",
             f"ip link set {link} up",
@@ -128,8 +130,10 @@ class ConfigureNamespace:
 
     def describe(self) -> str:
         changes = self._changes()
-        return f"configure {self.netns}: " + "; ".join(changes[:6]) + (
-            f"; and {len(changes) - 6} more" if len(changes) > 6 else ""
+        return (
+            f"configure {self.netns}: "
+            + "; ".join(changes[:6])
+            + (f"; and {len(changes) - 6} more" if len(changes) > 6 else "")
         )
 
     def shell(self) -> tuple[str, ...]:
@@ -173,8 +177,10 @@ class ChangeRule:
     def shell(self) -> tuple[str, ...]:
         r = self.rule
         return (
-            f"ip {_family(r.family)}rule {self.verb} pref {r.pref} fwmark {r.fwmark:#x}"
-            f" iif {r.iif} lookup {r.table} protocol {names.PROTO}",
+            (
+                f"ip {_family(r.family)}rule {self.verb} pref {r.pref} fwmark {r.fwmark:#x}"
+                f" iif {r.iif} lookup {r.table} protocol {names.PROTO}"
+            ),
         )
 
     def apply(self) -> None:
@@ -197,8 +203,10 @@ class ChangeRoute:
     def shell(self) -> tuple[str, ...]:
         r = self.route
         return (
-            f"ip {_family(r.family)}route {self.verb} default via {r.via} dev {r.oif}"
-            f" table {r.table} proto {names.PROTO}",
+            (
+                f"ip {_family(r.family)}route {self.verb} default via {r.via} dev {r.oif}"
+                f" table {r.table} proto {names.PROTO}"
+            ),
         )
 
     def apply(self) -> None:
@@ -257,8 +265,10 @@ class StartProcess:
         group = quote(f"/sys/fs/cgroup/{self.cgroup}")
         return (
             f"mkdir -p {group} {quote(self.log.rpartition('/')[0])}",
-            f"( echo 0 >{group}/cgroup.procs; exec setsid {join(inner)} )"
-            f" </dev/null >>{quote(self.log)} 2>&1 &",
+            (
+                f"( echo 0 >{group}/cgroup.procs; exec setsid {join(inner)} )"
+                f" </dev/null >>{quote(self.log)} 2>&1 &"
+            ),
         )
 
     def apply(self) -> None:

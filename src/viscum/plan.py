@@ -149,9 +149,14 @@ def steering(world: World, seen: Observed) -> Steering:
         )
         found.append(
             _service(
-                record, record.sid, record.spec.steer, record.addresses, generations, seen,
+                record,
+                record.sid,
+                record.spec.steer,
+                record.addresses,
+                generations,
+                seen,
                 enabled=record.enabled and record.running and not record.removing,
-            )  # fmt: skip
+            )
         )
         found.extend(
             _service(record, r.sid, r.spec.steer, r.addresses, generations, seen, enabled=False)
@@ -380,5 +385,5 @@ def _firewall(
     text = _ruleset(wanted, world, seen)
     adds = any(i.link not in seen.links for i in wanted)
     removes = any(key not in {i.group for i in wanted} for key in seen.groups)
-    if egress.digest(text) != seen.nft and after == (removes and not adds or not wanted):
+    if egress.digest(text) != seen.nft and after == ((removes and not adds) or not wanted):
         yield ops.Nft(text)

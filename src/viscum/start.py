@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from viscum import evolve
+from viscum.clock import now
 from viscum.errors import ViscumError
 from viscum.kernel import conntrack, director, logs, netns, sockets
 from viscum.kernel.cgroup import Group
@@ -19,10 +21,21 @@ from viscum.store import Record, World
 
 if TYPE_CHECKING:
     from viscum.change import Change
-    from viscum.host import Host, Outcome
+    from viscum.host import Host
 
 LOG_LINES = 10
 SETTLED = 1.0  # a server that listens on some of its ports for so long has opened all it will
+
+
+@dataclass
+class Outcome:
+    """What a command did to a service, for the CLI to say."""
+
+    name: str
+    did: str  # "started", "unchanged", "upgraded", "changed", …
+    notes: list[str] = field(default_factory=list)
+    flows_reset: int = 0
+    listening: bool = True
 
 
 class StartFailed(ViscumError):
@@ -44,8 +57,6 @@ def start(
     foreground: bool,
 ) -> Outcome:
     """Under the lock, with everything validated. Raises StartFailed, OpFailed."""
-    from viscum.host import Outcome, now
-
     name = frozenset({spec.name})
     before = change.world
     if old is None:
@@ -79,8 +90,6 @@ def upgrade(
     foreground: bool = False,
 ) -> Outcome:
     """A new generation beside the old one, or in its place where it can't run twice (N8)."""
-    from viscum.host import Outcome, now
-
     before = change.world
     did = "upgraded" if old.running and old.generations else "started"
     until = evolve.deadline(now(), spec.run.drain)
@@ -104,8 +113,6 @@ def listen(host: Host, change: Change, before: World | None, outcome: Outcome) -
     before: the world to go back to when the server ends (or, for an upgrade, does not listen in
     time); None: it was running already, nothing is taken back.
     """
-    from viscum.host import now
-
     name = outcome.name
     record = change.world.services[name]
     if not record.generations:
@@ -122,8 +129,10 @@ def listen(host: Host, change: Change, before: World | None, outcome: Outcome) -
             continue
         if ended or (missing and _nothing(i)):
             log = logs.tail(str(host.store.log(name, i.generation.number, i.index)), LOG_LINES)
-            had = before is not None and name in before.services and bool(
-                before.services[name].generations
+            had = (
+                before is not None
+                and name in before.services
+                and bool(before.services[name].generations)
             )
             if ended or had:
                 what = "ended before it listened" if ended else f"did not listen within {limit:g} s"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from viscum.change import Change
+from viscum.clock import now
 from viscum.flows import count
-from viscum.host import Host, now
+from viscum.host import Host
 from viscum.kernel import director, netns, process, sockets
 from viscum.kernel.cgroup import Group
 from viscum.kernel.observe import observe
@@ -165,7 +166,9 @@ def _drift(host: Host, world: World) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for op in steps:
         text = op.describe()
-        named = [n for n in world.services if f".{n}." in text or f"/{n}/" in text or f" {n}" in text]
+        named = [
+            n for n in world.services if f".{n}." in text or f"/{n}/" in text or f" {n}" in text
+        ]
         for name in named or list(world.services):
             found.setdefault(name, []).append(f"would {text}")
     return found

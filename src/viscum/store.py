@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
-from viscum import names
 from viscum.errors import InputError, ViscumError
 from viscum.spec import Spec, from_mapping, to_mapping
 
@@ -264,9 +263,8 @@ def lock(
         os.truncate(fd, 0)
         os.pwrite(fd, f"`viscum {what}` (pid {os.getpid()})\n".encode(), 0)
         yield
-        if not (path.parent / "host.json").exists():
-            path.unlink(missing_ok=True)
-            if state_dir == names.DEFAULT_STATE_DIR or not any(path.parent.iterdir()):
-                remove_empty(path.parent)
     finally:
+        if not (path.parent / "host.json").exists():  # no service is left, nor is anything else
+            path.unlink(missing_ok=True)
+            remove_empty(path.parent)
         os.close(fd)

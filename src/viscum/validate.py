@@ -12,7 +12,7 @@ from ipaddress import ip_network
 
 from viscum import names
 from viscum.errors import InputError, Problem
-from viscum.kernel import cgroup, director, process, users
+from viscum.kernel import cgroup, director, identity, process
 from viscum.model import Network, Observed
 from viscum.spec import Claim, Spec, check, check_against
 from viscum.store import World
@@ -81,7 +81,7 @@ def choose_pool(seen: Observed) -> str:
             "pool",
             ", ".join(names.POOLS4),
             "every one overlaps with a route of this box",
-            f"name a free /19 in {names.CONFIG_DIR}/host.toml: pool = \"10.0.32.0/19\"",
+            f'name a free /19 in {names.CONFIG_DIR}/host.toml: pool = "10.0.32.0/19"',
         )
     )
 
@@ -140,9 +140,7 @@ def _targets(
             )
 
 
-def _others(
-    spec: Spec, networks: tuple[Network, ...], world: World
-) -> Iterable[Problem]:
+def _others(spec: Spec, networks: tuple[Network, ...], world: World) -> Iterable[Problem]:
     others = [
         Claim(r.name, tuple(ip_network(a) for a in r.addresses), r.spec.steer.ports)
         for r in world.services.values()
@@ -196,7 +194,7 @@ def _process(spec: Spec) -> Iterator[Problem]:
         return
     if run.user is not None:
         try:
-            users.look_up(run.user, run.root)
+            identity.look_up(run.user, run.root)
         except (OSError, ValueError) as error:
             yield Problem("run.user", run.user, str(error), "see `getent passwd`")
     directory = run.working_directory
@@ -260,5 +258,3 @@ def _limits(spec: Spec) -> Iterator[Problem]:
                 f"this box has no {controller} controller",
                 "leave the limit out, or boot with the controller on (cgroup_enable=…)",
             )
-
-

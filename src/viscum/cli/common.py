@@ -9,8 +9,9 @@ import click
 
 from viscum.cli.output import note, say
 from viscum.errors import InputError, Problem, ViscumError
-from viscum.host import Host, Outcome
+from viscum.host import Host
 from viscum.ops import Op
+from viscum.start import Outcome
 from viscum.values import BadValue, Seconds
 
 VERBS = {

@@ -6,7 +6,7 @@ import click
 
 from viscum.cli import common
 from viscum.cli.output import note, say
-from viscum.host import Outcome
+from viscum.start import Outcome
 
 names_argument = click.argument("names", nargs=-1, metavar="NAME…")
 all_option = click.option("--all", "all_", is_flag=True, help="Every service of this host.")
@@ -130,9 +130,7 @@ def restart(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
 @click.option("--no-wait", is_flag=True, help="Return at once; a later command finishes it.")
 @click.option("--now", is_flag=True, help="Reset its client connections instead of waiting.")
 @click.pass_context
-def rm(
-    ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, now: bool
-) -> None:
+def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, now: bool) -> None:
     """Take services away: new flows go to the cloud, open ones may end within the drain limit.
 
     \b

@@ -28,7 +28,7 @@ class Rate(click.ParamType[float]):
                     return float(text[: len(text) - len(unit)]) * scale
                 except ValueError:
                     break
-        self.fail(f"{value!r} is not a rate; write for example 50mbit", param, ctx)
+        raise click.BadParameter(f"{value!r} is not a rate; write for example 50mbit", ctx, param)
 
 
 @click.group()

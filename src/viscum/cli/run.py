@@ -159,8 +159,8 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     host.check_all(specs)
     gone = [name for name in world.services if name not in {s.name for s in specs}]
     for spec in specs:
-        show_diff(spec.name, world.services[spec.name].spec if spec.name in world.services else None,
-                  spec)  # fmt: skip
+        old = world.services.get(spec.name)
+        show_diff(spec.name, old.spec if old else None, spec)
     if prune:
         for name in gone:
             show_diff(name, world.services[name].spec, None)

@@ -8,8 +8,8 @@ import msgspec
 from viscum import status as what
 from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say, table
+from viscum.clock import now
 from viscum.errors import ViscumError
-from viscum.host import now
 
 
 @click.command()
@@ -139,13 +139,15 @@ def logs(
         raise ViscumError(
             f"{name} has no log", hint="with journald its output is there: journalctl -t NAME"
         )
+    ends = {}
     since_ns = None if since is None else int((now() - since) * 1e9)
     for path in paths:
         tail = files.tail(path, lines, since_ns=since_ns)
         if since is not None and tail.since_ns is None:
             note(f"note: {path} has no mark that old; showing it from its start")
+        ends[path] = tail.end
         for line in tail.lines:
             say(line)
     if follow:
-        for _, line in files.follow(paths):
+        for _, line in files.follow(ends):
             say(line)

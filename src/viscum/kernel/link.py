@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Mapping
 from ipaddress import ip_interface, ip_network
 from typing import Literal
 
 from viscum import names
-import socket
 from viscum.kernel import sysctl
 from viscum.kernel.rtnl import Route, Rtnl, Rule
-from viscum.model import HostRoute, HostRule, Inner, InnerRoute, InnerRule, Network
+from viscum.model import HostRoute, HostRule, Inner, InnerRoute, InnerRule
 
 RTPROT_STATIC = 4  # linux/rtnetlink.h
 RTN_UNICAST, RTN_LOCAL = 1, 2
@@ -156,8 +156,6 @@ def change_host_route(verb: Literal["add", "del"], route: HostRoute) -> None:
             _ignoring(UNSET, host.add_route, wanted)
         else:
             _ignoring(GONE, host.delete_route, wanted)
-
-
 
 
 def _rule(r: InnerRule) -> Rule:

@@ -6,6 +6,7 @@ By netlink and cgroup files only; /sys/class/net shows another namespace after s
 from __future__ import annotations
 
 from collections.abc import Iterable
+
 from viscum import names
 from viscum.kernel import cgroup, link, netns, nft
 from viscum.kernel.link import VERSION

@@ -18,9 +18,7 @@ def start(op: StartProcess) -> None:
     """Makes the cgroup with its limits and starts the server in it. Raises OSError."""
     group = Group(op.cgroup)
     group.create()
-    group.set_limits(
-        cpu=op.limits.cpu, memory=op.limits.memory, processes=op.limits.processes
-    )
+    group.set_limits(cpu=op.limits.cpu, memory=op.limits.memory, processes=op.limits.processes)
     if journal.present():
         output = journal.connect(f"{op.service}.{op.label}", unit=f"viscum-{op.service}")
     else:

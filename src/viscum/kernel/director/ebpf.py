@@ -13,7 +13,6 @@ import socket
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns
@@ -30,6 +29,7 @@ from viscum.model import Counters, Steering, SteerService
 OBJECT = Path(__file__).parents[2] / "bpf" / "viscum.bpf.o"
 ZERO = abi.U32.pack(0)
 NOTHING: Mapping[bytes, bytes] = {}
+NO_SIZES: Mapping[str, int] = {}
 
 
 @dataclass(slots=True)
@@ -45,13 +45,19 @@ class Loaded:
 
 
 class EbpfDirector:
-    """attach: "tcx", "clsact", or "auto": TCX where the kernel has it."""
+    """attach: "tcx", "clsact", or "auto": TCX where the kernel has it.
+
+    sizes: entries of the maps that packets write, where they differ from `default_sizes`.
+    """
 
     name = "ebpf"
 
-    def __init__(self, attach: str = "auto", path: Path = OBJECT) -> None:
+    def __init__(
+        self, attach: str = "auto", path: Path = OBJECT, sizes: Mapping[str, int] = NO_SIZES
+    ) -> None:
         self._attach = attach
         self._path = path
+        self._sizes = sizes
 
     def missing(self) -> str | None:
         if not self._path.exists():
@@ -78,8 +84,10 @@ class EbpfDirector:
         have = {name: loaded.contents(name) for name in wanted}
         build = self._build() if want else b""
         outdated = self._outdated(loaded, build) if want else False
-        if want and (outdated or not loaded.programs):
-            yield Load(loaded, str(self._path), _sizes(), again=bool(loaded.programs))
+        needed = {name for name, on in ((IN, _in(want)), (OUT, _out(want))) if on}
+        if want and (outdated or needed - loaded.programs.keys()):
+            # Of the two programs one alone may be left, and with it the maps.
+            yield Load(loaded, str(self._path), _sizes(), again=bool(loaded.maps))
 
         def write(name: str, what: str) -> Iterator[Op]:
             items = tuple((k, v) for k, v in wanted[name].items() if have[name].get(k) != v)
@@ -274,8 +282,7 @@ def _gone(
             yield Detach(there, _link_name(there.ifindex), last=not others)
 
 
-@cache
-def _sizes() -> tuple[tuple[str, int], ...]:
+def default_sizes() -> dict[str, int]:
     """How many entries the maps hold that packets write: 1/4096 of memory in bytes is a flow.
 
     A flow takes about 128 bytes, so this is 3 % of a small router's memory, and 8 MB at most:
@@ -283,5 +290,5 @@ def _sizes() -> tuple[tuple[str, int], ...]:
     """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     flows = min(65536, max(4096, memory // 4096))
-    small = {"replies": flows // 4, "syns": flows // 4, "away": flows // 4, "frags": flows // 8}
-    return (("flows", flows), *small.items())
+    small = flows // 8
+    return {"flows": flows, "replies": flows // 4, "syns": small, "away": small, "frags": small}
