@@ -256,7 +256,8 @@ def _spawn(
     foreground: bool,
 ) -> int:
     """Fork, `set_up` in the child, exec. How that went comes back by a pipe that exec closes: the
-    pid, "ready" just before the exec, and if anything fails "failed", errno, text and object."""
+    pid, "ready" just before the exec, and if anything fails "failed", errno, text and object.
+    If nobody is there to read it any more, the child ends as well."""
     reader, writer = os.pipe()
     forked = os.fork()
     if forked == 0:
@@ -305,10 +306,13 @@ def _child(
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         os.write(writer, b"ready\0")
         _execute(argv, environment)
-    except OSError as error:
-        name = error.filename if at[0] == "execute" and error.filename else at[1]
-        text = f"{at[0]}: {error.strerror}"
-        os.write(writer, f"failed\0{error.errno}\0{text}\0{name}\0".encode())
+    except Exception as error:  # whatever it is, the parent is the one to raise it
+        code, text, name = errno.EINVAL, str(error), at[1]
+        if isinstance(error, OSError) and error.errno is not None:
+            code, text = error.errno, error.strerror or ""
+            if at[0] == "execute" and error.filename:
+                name = error.filename
+        os.write(writer, f"failed\0{code}\0{at[0]}: {text}\0{name}\0".encode())
 
 
 def _execute(argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
