@@ -1,4 +1,4 @@
-"""Logs that nobody reads along: bounded from outside while the server writes."""
+"""Logs that nobody reads along: bounded from outside while a real server writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from viscum.kernel import logs
+from conftest import Figure
+from kernel.conftest import Space
+from kernel.instance import instance
+from support import need_program, wait_until
+from viscum.kernel import logs, process
 from viscum.kernel.syscalls import boottime_ns
 
 KIB = 1 << 10
@@ -210,3 +214,86 @@ def test_follow_ends_when_told(directory: Path) -> None:
         os.close(each)
     with pytest.raises(FileNotFoundError):
         next(logs.follow({str(directory / "none.log"): 0}))
+
+
+# ---- a real server that shouts ----------------------------------------------------------------
+
+LINE = 400_000  # bytes that nginx logs for each request: 100 parameters of 4,000
+
+
+def shouting_nginx(where: Path) -> tuple[str, ...]:
+    """nginx with its access log on standard output, as in its container image."""
+    need_program("nginx")
+    conf = where / "nginx.conf"
+    words = " ".join(f"'{'x' * 3999} '" for _ in range(LINE // 4000))
+    conf.write_text(
+        "user www-data; daemon off; error_log stderr; pid /run/nginx.pid; worker_processes 1;"
+        "events {} http { log_format shout " + words + " '$request_uri';"
+        " access_log /dev/stdout shout; server { listen 80;"
+        ' location / { return 200 "answer to $request_uri"; } } }'
+    )
+    return "nginx", "-c", str(conf)
+
+
+@pytest.mark.req("N17")
+def test_a_gigabyte_of_stdout_harms_nobody(space: Space, figure: Figure) -> None:
+    """Test 7: the log stays within its bound, the server answers each request, and the last
+    lines are all there. Trimmed from outside every 20 requests (8 MB), on a 16 MiB tmpfs."""
+    with instance(space.fd) as web:
+        directory = web.directory / "logs"
+        logs.mount_dir(str(directory), logs.HARD_STOP)
+        web.log = directory / "web.log"
+        log = str(web.log)
+        try:
+            server = web.start(*shouting_nginx(web.directory))
+            web.wait_for_answer()
+            requests = 1_000_000_000 // LINE + 1
+            most = 0
+            for number in range(requests):
+                assert web.get(f"/{number}").endswith(f"answer to /{number}")
+                if number % 20 == 0:
+                    most = max(most, logs.used(log))
+                    logs.trim(log)
+            logs.trim(log)
+            assert os.stat(log).st_size > 1_000_000_000
+            assert logs.used(log) <= logs.BOUND + 4 * KIB
+            assert most < logs.HARD_STOP
+            said = [line.rsplit(maxsplit=1)[-1] for line in logs.tail(log).lines]
+            assert said == [f"/{requests - 2}", f"/{requests - 1}"]
+            assert web.get("/still").endswith("answer to /still")
+            assert process.main_pid(web.group) == server
+            assert process.stop(web.group, 20).by_itself
+        finally:
+            web.group.kill()
+            assert web.group.wait_empty(10)
+            figure("written by the server", os.stat(log).st_size / 1e6, "MB")
+            figure("log afterwards", logs.used(log) / KIB, "KiB")
+            logs.unmount_dir(str(directory))
+
+
+@pytest.mark.req("N17")
+def test_the_hard_stop_leaves_the_server_answering(space: Space) -> None:
+    """Nobody trims: nginx gets ENOSPC for its log, and goes on; room made, it logs again."""
+    with instance(space.fd) as web:
+        directory = web.directory / "logs"
+        logs.mount_dir(str(directory), 4 * MIB)
+        web.log = directory / "web.log"
+        log = str(web.log)
+        try:
+            web.start(*shouting_nginx(web.directory))
+            web.wait_for_answer()
+            for number in range(20):
+                assert web.get(f"/{number}").endswith(f"answer to /{number}")
+            assert logs.used(log) <= 4 * MIB
+            assert not any(line.endswith(" /19") for line in logs.tail(log).lines)
+            logs.trim(log)
+
+            def logged_again() -> bool:  # nginx does not try again within the same second
+                assert web.get("/again").endswith("answer to /again")
+                return logs.tail(log, 1).lines[-1].endswith(" /again")
+
+            wait_until(logged_again, "nginx to log again")
+        finally:
+            web.group.kill()
+            assert web.group.wait_empty(10)
+            logs.unmount_dir(str(directory))
