@@ -13,12 +13,13 @@ import os
 import select
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from viscum import names
+from viscum.kernel.director import Explanation, explain
 from viscum.kernel.director.ebpf import EbpfDirector
 from viscum.kernel.syscalls import in_netns
 from viscum.model import (
@@ -53,17 +54,23 @@ def own6(slot: int) -> IPv6Address:
 class Topo:
     """Made at once; `close` takes everything away."""
 
-    def __init__(self, attach: str = "auto") -> None:
+    def __init__(self, attach: str = "auto", sizes: Mapping[str, int] | None = None) -> None:
         self.name = f"vt-{os.getpid()}-{next(_serial)}"
         self.fds: dict[str, int] = {}
         self.socks: list[socket.socket] = []
-        self.director = EbpfDirector(attach)
+        self.director = EbpfDirector(attach, sizes=sizes or {})
         self.last: tuple[SteerService, ...] = ()
         try:
             self._build()
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ---- building
 
@@ -76,24 +83,33 @@ class Topo:
             "net/ipv4/conf/all/rp_filter": 0, "net/ipv4/conf/default/rp_filter": 0,
             "net/ipv4/conf/wlan0/rp_filter": 0, "net/ipv4/conf/wan0/rp_filter": 0,
         })  # fmt: skip
-        self.batch("ue", f"""addr add {UE4}/24 dev eth0
+        self.batch(
+            "ue",
+            f"""addr add {UE4}/24 dev eth0
             addr add {UE6}/64 dev eth0 nodad
             link set eth0 up
             route add default via {AP4}
-            route add default via {AP6}""")
-        self.batch("ap", f"""addr add {AP4}/24 dev wlan0
+            route add default via {AP6}""",
+        )
+        self.batch(
+            "ap",
+            f"""addr add {AP4}/24 dev wlan0
             addr add {AP6}/64 dev wlan0 nodad
             link set wlan0 up
             addr add 198.18.0.1/24 dev wan0
             addr add 2001:db8:c::1/64 dev wan0 nodad
-            link set wan0 up""")
-        self.batch("cl", f"""addr add {TARGET4}/24 dev eth0
+            link set wan0 up""",
+        )
+        self.batch(
+            "cl",
+            f"""addr add {TARGET4}/24 dev eth0
             addr add {OTHER4}/24 dev eth0
             addr add {TARGET6}/64 dev eth0 nodad
             addr add {OTHER6}/64 dev eth0 nodad
             link set eth0 up
             route add default via 198.18.0.1
-            route add default via 2001:db8:c::1""")
+            route add default via 2001:db8:c::1""",
+        )
         self.wlan = self.index("ap", "wlan0")
 
     def _namespace(self, short: str) -> str:
@@ -113,17 +129,23 @@ class Topo:
             f" peer name eth0 netns {full}"
         )
         self.sysctl("ap", **{f"net/ipv4/conf/{link}/rp_filter": 0})
-        self.batch("ap", f"""addr add {own4(slot) - 1}/31 dev {link}
+        self.batch(
+            "ap",
+            f"""addr add {own4(slot) - 1}/31 dev {link}
             addr add {own6(slot) - 1}/127 dev {link} nodad
-            link set {link} up""")
+            link set {link} up""",
+        )
         hosts = [t.network_address for t in targets if t.prefixlen == t.max_prefixlen]
         mine = "\n".join(f"addr add {a} dev lo" + " nodad" * (a.version == 6) for a in hosts)
-        self.batch(short, f"""addr add {own4(slot)}/31 dev eth0
+        self.batch(
+            short,
+            f"""addr add {own4(slot)}/31 dev eth0
             addr add {own6(slot)}/127 dev eth0 nodad
             link set eth0 up
             route add default via {own4(slot) - 1}
             route add default via {own6(slot) - 1}
-            {mine}""")
+            {mine}""",
+        )
         return short
 
     def close(self) -> None:
@@ -202,16 +224,29 @@ class Topo:
 
         return difference
 
+    def asked(self, text: str) -> Explanation:
+        """What the director says of a packet that arrives at wlan0."""
+        frame = explain.parse(text).frame(self.mac("ap", "wlan0"))
+        return self.inside("ap", self.director.explain, self.wlan, frame)
+
+    def raw(self, packet: explain.Packet, times: int = 1, fresh_ports: bool = False) -> None:
+        """Sends it from the client's namespace, whatever its source address (IPv4)."""
+        sock = self.sock("ue", socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        for n in range(times):
+            if fresh_ports:
+                packet = replace(packet, sport=1024 + n % 60000, seq=n + 1)
+            sock.sendto(packet.frame("")[14:], (str(packet.dst), 0))
+
     # ---- sockets
 
-    def socket(self, short: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def sock(self, short: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         sock = self.inside(short, socket.socket, family, kind, protocol)
         self.socks.append(sock)
         sock.settimeout(3)
         return sock
 
     def listen(self, short: str, address: str, port: int = 80, backlog: int = 64) -> socket.socket:
-        sock = self.socket(short, _family(address), socket.SOCK_STREAM)
+        sock = self.sock(short, _family(address), socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if _family(address) == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -222,7 +257,7 @@ class Topo:
     def connect(
         self, address: str, port: int = 80, sport: int = 0, timeout: float = 3
     ) -> socket.socket:
-        sock = self.socket("ue", _family(address), socket.SOCK_STREAM)
+        sock = self.sock("ue", _family(address), socket.SOCK_STREAM)
         sock.settimeout(timeout)
         if sport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -232,7 +267,7 @@ class Topo:
 
     def udp(self, short: str, address: str = "", port: int = 0) -> socket.socket:
         family = _family(address)
-        sock = self.socket(short, family, socket.SOCK_DGRAM)
+        sock = self.sock(short, family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if port:
@@ -240,7 +275,7 @@ class Topo:
         return sock
 
     def udp_client(self, target: str, port: int = 443) -> socket.socket:
-        sock = self.socket("ue", _family(target), socket.SOCK_DGRAM)
+        sock = self.sock("ue", _family(target), socket.SOCK_DGRAM)
         sock.connect((target, port))
         return sock
 
@@ -249,9 +284,7 @@ def generation(number: int, *slots: int, accepting: bool = True) -> SteerGenerat
     return SteerGeneration(
         number,
         accepting,
-        tuple(
-            SteerInstance(s, names.number(s), names.number(s), own4(s), own6(s)) for s in slots
-        ),
+        tuple(SteerInstance(s, names.number(s), names.number(s), own4(s), own6(s)) for s in slots),
     )
 
 

@@ -87,7 +87,8 @@ class EbpfDirector:
         needed = {name for name, on in ((IN, _in(want)), (OUT, _out(want))) if on}
         if want and (outdated or needed - loaded.programs.keys()):
             # Of the two programs one alone may be left, and with it the maps.
-            yield Load(loaded, str(self._path), _sizes(), again=bool(loaded.maps))
+            sizes = tuple({**default_sizes(), **self._sizes}.items())
+            yield Load(loaded, str(self._path), sizes, again=bool(loaded.maps))
 
         def write(name: str, what: str) -> Iterator[Op]:
             items = tuple((k, v) for k, v in wanted[name].items() if have[name].get(k) != v)
