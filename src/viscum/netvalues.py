@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -119,10 +120,14 @@ _UNUSABLE: Final = (  # what no cloud service can have; RFC 6890
 )
 
 
+@cache
+def _unusable_networks() -> tuple[tuple[Network, str], ...]:
+    return tuple((ip_network(prefix), what) for prefix, what in _UNUSABLE)
+
+
 def unusable(net: Network) -> str | None:
     """Why `net` can't be a target: it is, or has in it, one of the addresses of `_UNUSABLE`."""
-    for prefix, what in _UNUSABLE:
-        other = ip_network(prefix)
+    for other, what in _unusable_networks():
         if other.version == net.version and net.overlaps(other):
             whole = net.prefixlen >= other.prefixlen
             return f"is {what}" if whole else f"contains {what} ({network_text(other)})"

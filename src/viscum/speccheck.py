@@ -128,14 +128,12 @@ def _ends(net: Network) -> tuple[int, int]:
 def _covered(spans: list[tuple[int, int, int, int]]) -> Iterator[tuple[int, int]]:
     """From (group, first, last, index): pairs of indexes (later, earlier) whose spans overlap.
 
-    Every overlapping span is in at least one pair, in O(n log n). Equal ones are left out: a
-    duplicate is reported where it is read.
+    Every overlapping span is in at least one pair, in O(n log n).
     """
     widest: tuple[int, int, int, int] | None = None
     for span in sorted(spans, key=lambda s: (s[0], s[1], -s[2], s[3])):
         if widest and widest[0] == span[0] and span[1] <= widest[2]:
-            if widest[1:3] != span[1:3]:
-                yield max(widest[3], span[3]), min(widest[3], span[3])
+            yield max(widest[3], span[3]), min(widest[3], span[3])
             if span[2] <= widest[2]:
                 continue
         widest = span

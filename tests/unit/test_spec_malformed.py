@@ -212,6 +212,18 @@ def test_replace_cannot_drain_for_ever() -> None:
     assert '"60s"' in problem.fix
 
 
+def test_every_overlap_is_reported_where_it_comes_later() -> None:
+    ports = (
+        '["8001/tcp", "8000-8010/tcp", "8005-8006/tcp", "8010-8020/tcp", "8005/udp", "8001/tcp"]'
+    )
+    assert {(p.field, p.value) for p in problems_of(toml({"steer.ports": ports}))} == {
+        ("steer.ports[1]", "8000-8010/tcp"),
+        ("steer.ports[2]", "8005-8006/tcp"),
+        ("steer.ports[3]", "8010-8020/tcp"),
+        ("steer.ports[5]", "8001/tcp"),
+    }
+
+
 def test_all_problems_at_once() -> None:
     """Also the checks across fields run on what could be read."""
     text = toml(
