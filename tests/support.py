@@ -70,7 +70,7 @@ def machine_state() -> dict[str, set[str]]:
         "mounts": {
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
-            if any(word in line for word in ("viscum", "/run/netns", "vt-"))
+            if any(word in line for word in ("viscum", "/run/netns/", "vt-"))
         },
         "files": {f"/run/{n}" for n in _entries("/run") if n.startswith(("viscum", "vt-"))},
         "sysctls": {

@@ -16,7 +16,10 @@ from viscum.lab.processes import NETNS_DIR, in_netns
 
 
 def enter(namespace: str) -> list[str]:
-    """The words that put a command into a network namespace."""
+    """The words that put a command into a network namespace.
+
+    Not `ip -n`, which needs / to be a mount point (it is not in a chroot).
+    """
     return ["nsenter", f"--net={NETNS_DIR / namespace}", "--"]
 
 
@@ -26,10 +29,10 @@ def build(s: Settings, directory: Path) -> list[subprocess.Popen[bytes]]:
     for role in s.roles:
         _set(s.namespace(role), plan.sysctls(role))
     for role, lines in plan.links(s).items():
-        _batch(["ip", "-n", s.namespace(role)], lines)
+        _batch([*enter(s.namespace(role)), "ip"], lines)
     _await_carrier(s)
     for role, lines in plan.rates(s).items():
-        _batch(["tc", "-n", s.namespace(role)], lines)
+        _batch([*enter(s.namespace(role)), "tc"], lines)
     if rules := plan.firewall(s):
         call([*enter(s.namespace("ap")), "nft", "-f", "-"], rules)
     if s.dns:
@@ -47,7 +50,7 @@ def _await_carrier(s: Settings) -> None:
     deadline = time.monotonic() + 5
     for role, names in plan.ends(s).items():
         for name in names:
-            words = ["ip", "-n", s.namespace(role), "link", "show", "dev", name]
+            words = [*enter(s.namespace(role)), "ip", "link", "show", "dev", name]
             while "state UP" not in call(words):
                 if time.monotonic() > deadline:
                     raise ViscumError(f"lab: {name} in {s.namespace(role)} has no carrier")
@@ -70,11 +73,11 @@ def _lay_wire(s: Settings, directory: Path) -> list[subprocess.Popen[bytes]]:
     """netem where the kernel has it, otherwise a process."""
     namespace = s.namespace("wan")
     try:
-        _batch(["tc", "-n", namespace], plan.netem(s))
+        _batch([*enter(namespace), "tc"], plan.netem(s))
     except ViscumError:
         pass
     else:
-        _batch(["ip", "-n", namespace], plan.BRIDGE)
+        _batch([*enter(namespace), "ip"], plan.BRIDGE)
         return []
     program = str(Path(__file__).with_name("delayline.py"))
     settings = ["ap", "cloud", f"{s.wan_rtt / 2:.9f}", f"{s.loss:.9f}"]
@@ -108,10 +111,10 @@ def _serve_names(s: Settings) -> None:
     local = [a for a in servers if a.startswith("127.") or a == "::1"]
     remote = [a for a in servers if a not in local]
     if remote:
-        cloud = s.namespace("cloud")
+        cloud = enter(s.namespace("cloud"))
         addresses = [f"{a}{' nodad' if ':' in a else ''}" for a in remote]
-        _batch(["ip", "-n", cloud], [f"addr add {a} dev lo" for a in addresses])
-        call([*enter(cloud), *plan.dns(remote)])
+        _batch([*cloud, "ip"], [f"addr add {a} dev lo" for a in addresses])
+        call([*cloud, *plan.dns(remote)])
     if local:
         for role in s.roles:
             if role != "wan":
@@ -120,7 +123,7 @@ def _serve_names(s: Settings) -> None:
 
 def has_netem(namespace: str) -> bool:
     """Whether the kernel, and not a process, is the wire."""
-    words = ["tc", "-n", namespace, "qdisc", "show", "dev", "cloud"]
+    words = [*enter(namespace), "tc", "qdisc", "show", "dev", "cloud"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return "netem" in done.stdout
 

@@ -216,7 +216,10 @@ BRIDGE = [
 
 
 def firewall(s: Settings) -> str:
-    """The operator's nft ruleset on the access point."""
+    """The operator's nft ruleset on the access point.
+
+    Protocols by number, 1 and 58 for ICMP: a bare Debian has no /etc/protocols.
+    """
     if s.firewall is Firewall.NONE:
         return ""
     policy = "drop" if s.firewall is Firewall.STRICT else "accept"
@@ -227,7 +230,7 @@ table inet router {{
         ct state established,related accept
         ct state invalid drop
         iifname != "wan0" accept
-        meta l4proto {{ icmp, ipv6-icmp }} accept
+        meta l4proto {{ 1, 58 }} accept
     }}
     chain forward {{
         type filter hook forward priority filter; policy {policy};
