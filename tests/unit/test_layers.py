@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "viscum"
 # From the top: a module may import from its own layer's package and from those below.
 LAYERS = (
     {"cli"},
-    {"lab", "status"},
+    {"lab", "status", "explain"},
     {"host"},
     {"start", "foreground"},
     {"change", "validate", "doctor", "flows"},
@@ -22,8 +22,9 @@ LAYERS = (
     {"store"},
     {"specdoc"},
     {"spec"},
-    {"specfiles", "speccheck", "specdiff"},
-    {"specread", "specwrite"},
+    {"specfiles"},
+    {"specread", "specdiff"},
+    {"speccheck", "specwrite"},
     {"spectypes"},
     {"values"},
     {"netvalues"},
