@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, ParamSpec, Self, TypeVar
@@ -76,6 +76,8 @@ class Topo:
 
     def _build(self) -> None:
         ue, ap, cl = (self._namespace(n) for n in ("ue", "ap", "cl"))
+        for short in self.fds:  # no link waits to see whether its own address is taken
+            self.sysctl(short, **{"net/ipv6/conf/default/accept_dad": 0})
         self.sh(f"ip -n {ap} link add wlan0 type veth peer name eth0 netns {ue}")
         self.sh(f"ip -n {ap} link add wan0 type veth peer name eth0 netns {cl}")
         self.sysctl("ap", **{
@@ -111,6 +113,7 @@ class Topo:
             route add default via 2001:db8:c::1""",
         )
         self.wlan = self.index("ap", "wlan0")
+        self.wlan_mac = self.mac("ap", "wlan0")
 
     def _namespace(self, short: str) -> str:
         full = f"{self.name}-{short}"
@@ -123,6 +126,7 @@ class Topo:
         """A namespace for the slot, connected as the product does it; its short name."""
         short, link, number = f"s{slot}", names.link(slot), names.number(slot)
         full = self._namespace(short)
+        self.sysctl(short, **{"net/ipv6/conf/default/accept_dad": 0})
         self.sh(f"ip -n {self.name}-ap netns set {full} {number}")
         self.sh(
             f"ip -n {self.name}-ap link add {link} index {number} type veth"
@@ -226,8 +230,13 @@ class Topo:
 
     def asked(self, text: str) -> Explanation:
         """What the director says of a packet that arrives at wlan0."""
-        frame = explain.parse(text).frame(self.mac("ap", "wlan0"))
-        return self.inside("ap", self.director.explain, self.wlan, frame)
+        return self.answers([text])[0]
+
+    def answers(self, texts: Iterable[str]) -> list[Explanation]:
+        frames = [explain.parse(text).frame(self.wlan_mac) for text in texts]
+        return self.inside(
+            "ap", lambda: [self.director.explain(self.wlan, frame) for frame in frames]
+        )
 
     def raw(self, packet: explain.Packet, times: int = 1, fresh_ports: bool = False) -> None:
         """Sends it from the client's namespace, whatever its source address (IPv4)."""
