@@ -113,6 +113,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 # --- leaks --------------------------------------------------------------------------------------
 
 
+def _alone(lock: TextIO) -> bool:
+    """Whether no other run of the tests is on; with one, whose leak it is can't be told."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Remember the machine, if there are tests that may change it."""
     record = session.config.stash[RECORD]
@@ -120,6 +129,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     if any(_area(item) != "unit" for item in session.items):
         record.lock = Path("/run/lock/viscum-tests").open("w")  # noqa: SIM115  held for the run
+        record.alone = _alone(record.lock)
         fcntl.flock(record.lock, fcntl.LOCK_SH)
         record.before = machine_state()
 
@@ -129,10 +139,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     record = session.config.stash[RECORD]
     if record.before is not None and record.lock is not None:
         record.leaks = leaks(record.before)
-        try:
-            fcntl.flock(record.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            record.alone = False  # another run of the tests; whose it is can't be told
+        record.alone = record.alone and _alone(record.lock)
         record.lock.close()
     if session.exitstatus != pytest.ExitCode.OK:
         return

@@ -1,0 +1,87 @@
+"""Setting up a checkout, and noticing what tests leave on the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support import leaks, machine_state, need_program
+
+ROOT = Path(__file__).parents[2]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", ".hypothesis", "*.o")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What a fresh clone holds."""
+    target = tmp_path / "checkout"
+    shutil.copytree(ROOT, target, ignore=LEFT_OUT)
+    return target
+
+
+def make(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=directory,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.req("N1")
+@pytest.mark.slow
+def test_setup_makes_a_checkout_ready_and_does_nothing_twice(checkout: Path) -> None:
+    need_program("make")
+    first = make(checkout, "setup")
+    assert first.returncode == 0, first.stderr
+    assert (checkout / "src/viscum/bpf/viscum.bpf.o").exists()
+    command = checkout / ".venv/bin/viscum"
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before = {p: p.stat().st_mtime_ns for p in (checkout / ".venv/bin").iterdir()}
+    second = make(checkout, "setup")
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert {p: p.stat().st_mtime_ns for p in (checkout / ".venv/bin").iterdir()} == before
+    # the object is compiled again when its source changes, and only it
+    with (checkout / "src/viscum/bpf/viscum.h").open("a") as header:
+        header.write("\n/* changed */\n")
+    third = make(checkout, "setup")
+    assert third.returncode == 0
+    assert third.stdout.splitlines() == ["setup: compiling src/viscum/bpf/viscum.bpf.c"]
+
+
+@pytest.mark.req("N1")
+def test_setup_names_the_step_that_failed(checkout: Path) -> None:
+    need_program("make")
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    done = make(checkout, "setup", **nowhere)
+    assert done.returncode != 0
+    assert "setup: failed while installing Python packages" in done.stderr
+    assert "setup: next:" in done.stderr
+    assert not (checkout / ".venv/stamp").exists()  # the next run tries again
+
+
+@pytest.mark.req("N1")
+def test_make_help_names_the_targets() -> None:
+    words = make(ROOT, "help").stdout
+    for target in ("setup", "demo", "test", "lint", "acceptance", "bench-quick", "clean"):
+        assert f"\n  {target} " in words
+
+
+def test_what_is_left_behind_is_noticed() -> None:
+    name = f"vt-{os.getpid()}-left"
+    before = machine_state()
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        found = leaks(before, timeout=0)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+    assert f"namespaces: left behind {name}" in found
+    assert f"mounts: left behind /run/netns/{name}" in found
+    assert not [line for line in leaks(before, timeout=0) if name in line]
