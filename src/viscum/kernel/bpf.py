@@ -215,6 +215,9 @@ class Map:
         for key, value in items:
             self.set(key, value)
 
+    def clear(self) -> None:
+        self.remove(list(self.keys()))
+
     def remove(self, keys: Iterable[bytes]) -> None:
         """Deletes many keys; those that are not there do not matter."""
         for key in keys:

@@ -72,7 +72,7 @@ class EbpfDirector:
 
     def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
         attachments = find()
-        loaded = _open(attachments)
+        loaded = opened(attachments)
         if not want and not attachments:
             return ()
         return tuple(self._plan(want, attachments, loaded))
@@ -173,11 +173,11 @@ class EbpfDirector:
     # ---- questions
 
     def counters(self) -> dict[int, Counters]:
-        found = _open(find()).contents("counters")
+        found = opened(find()).contents("counters")
         return {abi.U32.unpack(k)[0]: abi.counters(v) for k, v in found.items()}
 
     def udp_flows(self) -> dict[int, int]:
-        loaded = _open(find())
+        loaded = opened(find())
         rules = {}
         for key, value in loaded.contents("services").items():
             fields = abi.SERVICE.unpack_from(value)
@@ -192,7 +192,7 @@ class EbpfDirector:
         return count
 
     def seed_udp(self, service: SteerService, flows: tuple[tuple[str, int, str, int], ...]) -> None:
-        maps = _open(find()).maps
+        maps = opened(find()).maps
         if not maps:
             raise ViscumError("there is no data path to record flows in")
         value = abi.FLOW.pack(
@@ -216,7 +216,7 @@ class EbpfDirector:
 # ---- reading ---------------------------------------------------------------------------------
 
 
-def _open(attachments: Iterable[Attachment]) -> Loaded:
+def opened(attachments: Iterable[Attachment]) -> Loaded:
     """The attached programs and their maps."""
     loaded = Loaded()
     for there in attachments:

@@ -1,12 +1,13 @@
 """The steps of the eBPF director: load, write a map, attach, detach.
 
-Their shell form pins what it loads under PINS (commands have no other way to hand a program on)
-and attaches by clsact, which every tc knows.
+Their shell form attaches by clsact, which every tc knows, and pins what it loads in a bpffs of its
+own (commands have no other way to hand a program on), which is gone when the script ends.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from viscum import names
@@ -16,7 +17,15 @@ from viscum.kernel.director import abi, attach
 if TYPE_CHECKING:
     from viscum.kernel.director.ebpf import Loaded
 
-PINS = "/sys/fs/bpf/viscum"
+PINS = "$pins"  # a variable of the script
+# (key, value) sizes of the maps whose number of entries is chosen here: a plain bpftool can't.
+_LRU = {
+    "flows": (40, 24),
+    "replies": (24, 16),
+    "syns": (40, 16),
+    "away": (40, 8),
+    "frags": (40, 40),
+}
 _SHOWN = 16  # of the entries a step changes, in its description
 
 
@@ -34,9 +43,23 @@ class Load:
         return "load the data path" + (" anew, over its maps" if self.again else "")
 
     def shell(self) -> tuple[str, ...]:
+        maps = {name: f"id {m.id}" for name, m in self.loaded.maps.items()}
+        made = []
+        for name, entries in () if self.again else self.sizes:
+            key, value = _LRU[name]
+            maps[name] = f"pinned {PINS}/{name}"
+            made.append(
+                f"bpftool map create {PINS}/{name} type lru_hash key {key} value {value}"
+                f" entries {entries} name {name}"
+            )
+        reused = "".join(f" map name {name} {where}" for name, where in maps.items())
         return (
-            "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf",
-            f"bpftool prog loadall {self.path} {PINS} type classifier pinmaps {PINS}/maps",
+            "pins=$(mktemp -d /tmp/bpf-XXXXXX)",  # no dot: bpffs and libbpf don't want one
+            f'trap \'umount "{PINS}"; rmdir "{PINS}"\' EXIT',
+            f"mount -t bpf bpf {PINS}",
+            *made,
+            f"bpftool prog loadall {quote(self.path)} {PINS}/programs type classifier{reused}"
+            + ("" if self.again else f" pinmaps {PINS}/maps"),
         )
 
     def apply(self) -> None:
@@ -61,7 +84,7 @@ class Write:
     def shell(self) -> tuple[str, ...]:
         copies = bpf.possible_cpus() if self.map == "counters" else 1
         return tuple(
-            f"bpftool map update pinned {PINS}/maps/{self.map} key hex {abi.hexadecimal(k)}"
+            f"bpftool map update {_map(self.loaded, self.map)} key hex {abi.hexadecimal(k)}"
             f" value hex {abi.hexadecimal(v * copies)}"
             for k, v in self.items
         )
@@ -89,7 +112,7 @@ class Erase:
 
     def shell(self) -> tuple[str, ...]:
         return tuple(
-            f"bpftool map delete pinned {PINS}/maps/{self.map} key hex {abi.hexadecimal(k)}"
+            f"bpftool map delete {_map(self.loaded, self.map)} key hex {abi.hexadecimal(k)}"
             for k in self.keys
         )
 
@@ -114,7 +137,7 @@ class Attach:
     def shell(self) -> tuple[str, ...]:
         handle = attach.HANDLE_FOUND if self.clsact else attach.HANDLE_MADE
         qdisc = () if self.clsact else (f"tc qdisc add dev {self.link} clsact",)
-        program = f"bpf direct-action object-pinned {PINS}/{self.program}"
+        program = f"bpf direct-action object-pinned {PINS}/programs/{self.program}"
         return (*qdisc, f"tc filter replace {_where(self.link, handle)} {program}")
 
     def apply(self) -> None:
@@ -140,6 +163,12 @@ class Detach:
 
     def apply(self) -> None:
         attach.detach(self.there)
+
+
+def _map(loaded: Loaded, name: str) -> str:
+    """The map that is there, or the one that the script makes."""
+    there = loaded.maps.get(name)
+    return f"id {there.id}" if there else f"pinned {PINS}/maps/{name}"
 
 
 def _where(link: str, handle: int) -> str:
