@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Mapping
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 from typing import Literal
 
 from viscum import names
@@ -18,6 +19,7 @@ RTN_UNICAST, RTN_LOCAL = 1, 2
 SCOPE_UNIVERSE, SCOPE_HOST = 0, 254
 FAMILY: dict[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 VERSION = {family: version for version, family in FAMILY.items()}
+LOCAL_TIMEOUT = 2.0  # seconds; then it goes on, and the next SYNs go to the cloud
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 UNSET = {errno.EEXIST}
 GONE = {errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
@@ -86,6 +88,19 @@ def configure(netns_fd: int, want: Inner, have: Inner, sysctls: Mapping[str, str
             _ignoring(GONE, inside.delete_route, _route(route, index))
         for dev, address in have.addresses - want.addresses:
             _ignoring(GONE, inside.delete_address, index[dev], ip_interface(address))
+        for _, address in want.addresses - have.addresses:
+            _await_local(inside, ip_interface(address).ip)
+
+
+def _await_local(inside: Rtnl, address: IPv4Address | IPv6Address) -> None:
+    """An IPv6 address is delivered to only when a kernel worker has made its local route (0.1 ms,
+    7 ms seen, more on a busy box): a SYN before that would be lost."""
+    end = time.monotonic() + LOCAL_TIMEOUT
+    while address.version == 6 and time.monotonic() < end:
+        route = inside.route_get(address)
+        if route is not None and route.type == RTN_LOCAL:
+            return
+        time.sleep(0.0005)
 
 
 def inner(netns_fd: int) -> Inner:
