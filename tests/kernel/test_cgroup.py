@@ -237,7 +237,13 @@ def test_a_tree_in_sessions_of_its_own_is_killed(group: Group, run: Run) -> None
 @pytest.mark.req("N17")
 def test_a_storm_of_forks_is_killed(group: Group, run: Run) -> None:
     """Each process forks and exits: no list of process ids is ever up to date."""
-    code = "import os\nprint(flush=True)\nwhile True:\n    if os.fork(): os._exit(0)"
+    code = (
+        "import os\n"
+        "for _ in range(4): os.fork()\n"
+        "print(flush=True)\n"
+        "while True:\n"
+        "    if os.fork(): os._exit(0)"
+    )
     storm = run(*python(code))
     assert storm.stdout is not None
     storm.stdout.readline()

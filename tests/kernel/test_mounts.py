@@ -112,7 +112,14 @@ def test_sysfs_is_that_of_the_namespace_and_nothing_is_below_it(web: Instance) -
     assert lines[: lines.index("")] == ["lo"]
     assert not any("cgroup.procs" in line or "memory" in line for line in lines)
     assert web.run("sh", "-c", "echo x >/sys/kernel/uevent_seqnum || echo refused")[-1] == "refused"
-    assert web.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward || echo no")[-1] == "no"
+
+
+@pytest.mark.req("N17", "N18")
+def test_root_without_capabilities_can_not_change_the_kernel(web: Instance) -> None:
+    """User 0 owns /proc/sys/kernel/core_pattern, which names a program that real root runs."""
+    setting = "/proc/sys/kernel/core_pattern"
+    code = f"read -r old <{setting}; echo $old >{setting} || echo refused"
+    assert web.run("sh", "-c", code, capabilities=())[-1:] == ["refused"]
 
 
 @pytest.mark.req("N17")

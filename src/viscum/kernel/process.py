@@ -295,6 +295,7 @@ def _child(
 
     try:
         os.write(writer, f"{os.getpid()}\0".encode())
+        most = os.sysconf("SC_OPEN_MAX")  # before set_up lowers it
         set_up(step)
         step("execute", argv[0])
         # Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP; all that would survive the exec.
@@ -303,7 +304,7 @@ def _child(
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.dup2(writer, 3, inheritable=False)
         writer = 3
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(4, most)
         os.write(writer, b"ready\0")
         _execute(argv, environment)
     except Exception as error:  # whatever it is, the parent is the one to raise it
