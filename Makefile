@@ -28,7 +28,7 @@ acceptance: setup  ## everything, then requirement -> tests -> result -> figure
 	@$(PYTEST) --acceptance $(ARGS)
 
 bench-quick: setup  ## the figures of docs/performance.md, measured here
-	@$(AS_ROOT) $(PY) scripts/bench-quick $(ARGS)
+	@$(AS_ROOT) $(PY) scripts/bench_quick.py $(ARGS)
 
 lint: setup  ## ruff and the type checker
 	@.venv/bin/ruff check src tests scripts

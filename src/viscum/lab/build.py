@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from viscum.errors import ViscumError
+from viscum.kernel.syscalls import in_netns
 from viscum.lab import plan
 from viscum.lab.plan import Settings
-from viscum.lab.processes import NETNS_DIR, in_netns
+from viscum.lab.processes import NETNS_DIR
 
 
 def enter(namespace: str) -> list[str]:
@@ -66,7 +67,8 @@ def _set(namespace: str, values: Mapping[str, str]) -> None:
             if path.exists():
                 path.write_text(value)
 
-    in_netns(NETNS_DIR / namespace, write)
+    with (NETNS_DIR / namespace).open() as handle:
+        in_netns(handle.fileno(), write)
 
 
 def _lay_wire(s: Settings, directory: Path) -> list[subprocess.Popen[bytes]]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
 NETNS_DIR = Path("/run/netns")
 
 
@@ -68,28 +65,3 @@ def _kill(pid: int, namespace: Path) -> int | None:
         pass
     os.close(fd)
     return None
-
-
-def in_netns(namespace: Path, function: Callable[[], None]) -> None:
-    """Call it in a thread of its own that has joined the namespace. Raises what it raises."""
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(fd, CLONE_NEWNET):
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(namespace))
-            finally:
-                os.close(fd)
-            function()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
