@@ -126,7 +126,10 @@ class Topo:
         """A namespace for the slot, connected as the product does it; its short name."""
         short, link, number = f"s{slot}", names.link(slot), names.number(slot)
         full = self._namespace(short)
-        self.sysctl(short, **{"net/ipv6/conf/default/accept_dad": 0})
+        # else it asks for the host's MAC with a target as its source, which strict rp_filter drops
+        self.sysctl(
+            short, **{"net/ipv6/conf/default/accept_dad": 0, "net/ipv4/conf/all/arp_announce": 2}
+        )
         self.sh(f"ip -n {self.name}-ap netns set {full} {number}")
         self.sh(
             f"ip -n {self.name}-ap link add {link} index {number} type veth"
