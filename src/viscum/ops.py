@@ -256,20 +256,9 @@ class StartProcess:
         return f"start {join(self.command)} in {self.netns}"
 
     def shell(self) -> tuple[str, ...]:
-        """Without the private mounts, capabilities and cgroup v1 limits, which no tool sets."""
-        env = [f"{k}={v}" for k, v in sorted(self.run.environment.items())]
-        inner = ["nsenter", f"--net={names.NETNS_DIR}/{self.netns}"]
-        if self.run.user:
-            inner += ["setpriv", f"--reuid={self.run.user}", "--init-groups"]
-        inner += ["setpriv", "--no-new-privs", "env", "-i", *env, *self.command]
-        group = quote(f"/sys/fs/cgroup/{self.cgroup}")
-        return (
-            f"mkdir -p {group} {quote(self.log.rpartition('/')[0])}",
-            (
-                f"( echo 0 >{group}/cgroup.procs; exec setsid {join(inner)} )"
-                f" </dev/null >>{quote(self.log)} 2>&1 &"
-            ),
-        )
+        from viscum.kernel import commands
+
+        return tuple(commands.start(self))
 
     def apply(self) -> None:
         from viscum.kernel import service
@@ -292,13 +281,9 @@ class SetLimits:
         return f"set the limits of {self.cgroup}: {words}"
 
     def shell(self) -> tuple[str, ...]:
-        group, lim = quote(f"/sys/fs/cgroup/{self.cgroup}"), self.limits
-        cpu = "max" if lim.cpu is None else f"{int(lim.cpu * 100000)} 100000"
-        return (
-            f"echo {cpu} >{group}/cpu.max",
-            f"echo {'max' if lim.memory is None else int(lim.memory)} >{group}/memory.max",
-            f"echo {'max' if lim.processes is None else lim.processes} >{group}/pids.max",
-        )
+        from viscum.kernel import commands
+
+        return tuple(commands.limit_group(self.cgroup, self.limits))
 
     def apply(self) -> None:
         from viscum.kernel.cgroup import Group
@@ -320,8 +305,9 @@ class StopProcess:
         return f"stop the processes of {self.cgroup}"
 
     def shell(self) -> tuple[str, ...]:
-        group = quote(f"/sys/fs/cgroup/{self.cgroup}")
-        return (f"echo 1 >{group}/cgroup.kill", f"rmdir {group}")
+        from viscum.kernel import commands
+
+        return tuple(commands.end_group(self.cgroup))
 
     def apply(self) -> None:
         from viscum.kernel import service

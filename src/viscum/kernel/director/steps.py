@@ -82,10 +82,9 @@ class Write:
         return self.what
 
     def shell(self) -> tuple[str, ...]:
-        copies = bpf.possible_cpus() if self.map == "counters" else 1
-        return tuple(
+        return tuple(  # a value of a per-CPU map is given once, for all CPUs
             f"bpftool map update {_map(self.loaded, self.map)} key hex {abi.hexadecimal(k)}"
-            f" value hex {abi.hexadecimal(v * copies)}"
+            f" value hex {abi.hexadecimal(v)}"
             for k, v in self.items
         )
 
