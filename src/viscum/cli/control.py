@@ -144,7 +144,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
         host,
         lambda name: common.outcome(host.remove(name, wait=not no_wait, at_once=now)),
     )
-    if all_ and not no_wait:
+    if all_:
         host.sweep()
 
 
