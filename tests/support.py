@@ -66,7 +66,13 @@ def machine_state() -> dict[str, set[str]]:
         else set(),
         "BPF programs": _bpf("prog"),
         "BPF maps": _bpf("map"),
-        "cgroups": {str(p) for p in Path("/sys/fs/cgroup").glob("**/*viscum*") if p.is_dir()},
+        # os.walk, unlike glob, bears with groups that go while it looks
+        "cgroups": {
+            f"{top}/{name}"
+            for top, names, _ in os.walk("/sys/fs/cgroup")
+            for name in names
+            if "viscum" in name
+        },
         "mounts": {
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
