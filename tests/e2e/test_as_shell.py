@@ -140,6 +140,42 @@ def test_shell_and_native_make_the_same(
     assert picture(shell) == bare[0]
 
 
+CHANGED = (
+    RICH.replace('"203.0.113.0/24", ', '"203.0.113.0/24", "198.51.100.7", "2001:db8:c::12", ')
+    .replace("share = 50", "share = 100")
+    .replace('when-down = "drop"', 'when-down = "cloud"')
+    .replace("0.5", "0.25")
+    .replace('"256M"', '"64M"')
+    .replace('"lan", ', "")
+)
+
+
+def test_a_change_of_what_runs(labs: tuple[Lab, Lab], readable: Path, tmp_path: Path) -> None:
+    """Of steering, limits and egress, in place: only the differences are in the script."""
+    shell, native = labs
+    file = tmp_path / "web.toml"
+    command = toml_value(list(nginx_command(EDGE, readable)))
+    file.write_text(RICH.replace("COMMAND", command))
+    for lab in labs:
+        done = lab.run("ap", [sys.executable, "-c", NATIVE, str(file)])
+        assert done.returncode == 0, done.stderr
+    before, other = settled(shell, native)
+    assert before == other
+
+    file.write_text(CHANGED.replace("COMMAND", command))
+    planned = shell.viscum("plan", str(file), "--as-shell")
+    assert planned.returncode == 0, planned.stderr
+    assert "nginx" not in planned.stdout, "an in-place change starts nothing"
+    ran = shell.run("ap", ["sh", "-e"], input=planned.stdout)
+    assert ran.returncode == 0, planned.stdout + ran.stderr
+    done = native.run("ap", [sys.executable, "-c", NATIVE, str(file)])
+    assert done.returncode == 0, done.stderr
+    found, expected = settled(shell, native)
+    assert differences(found, expected) == []
+    assert found == expected
+    assert found != before
+
+
 def assert_served(lab: Lab) -> None:
     """By the edge, through the path the commands made."""
     wait_until(lambda: body(lab, CLOUD4) == EDGE, "an answer of the edge")
