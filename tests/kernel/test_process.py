@@ -52,7 +52,8 @@ def test_a_server_runs_alone_in_its_namespaces_and_group(web: Instance) -> None:
     # Nothing of ours is left: no child here, nothing but the server in its group.
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-    assert web.group.pids() == [pid] == process.roots(web.group)
+    wait_until(lambda: web.group.pids() == [pid], "httpd's child, one per request, to go")
+    assert process.roots(web.group) == [pid]
     assert process.main_pid(web.group) == pid
     assert parent(pid) not in (os.getpid(), 0)
     assert Path(f"/proc/{pid}/comm").read_text() == "busybox\n"
