@@ -309,7 +309,7 @@ __noinline int v_pick(struct pkt *p, struct v_service *s, __u32 i)
 }
 
 /* May a new flow begin at the edge? V_MISS: yes; else why not. */
-__noinline int v_admit(struct pkt *p, struct v_service *s)
+__noinline enum v_reason v_admit(struct pkt *p, struct v_service *s)
 {
 	__u32 on, h;
 
@@ -462,7 +462,7 @@ __noinline int v_is_join(struct __sk_buff *skb, struct pkt *p)
 }
 
 /* A bare SYN that no request socket knows. listener, time_wait: generation where, or -1. */
-__noinline int v_syn(struct __sk_buff *skb, struct pkt *p, struct v_service *s, int listener, int time_wait)
+__noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_service *s, int listener, int time_wait)
 {
 	struct v_syn n = {}, *o;
 	int why, again, copy;
@@ -516,7 +516,7 @@ cloud:
 	return why;
 }
 
-__noinline int v_tcp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
+__noinline enum v_reason v_tcp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
 	int state, listener = -1, time_wait = -1, cookie = -1, syn;
 
@@ -650,7 +650,7 @@ static __always_inline int is_initial(struct __sk_buff *skb, struct pkt *p)
 }
 
 /* Decides a new flow: V_EDGE_UDP_NEW with p's instance set, V_DROP_DOWN, or why it is the cloud's. */
-__noinline int v_udp_new(struct __sk_buff *skb, struct pkt *p, struct v_service *s, __u64 now)
+__noinline enum v_reason v_udp_new(struct __sk_buff *skb, struct pkt *p, struct v_service *s, __u64 now)
 {
 	int sock, why, open = -1;
 
@@ -680,7 +680,7 @@ __noinline int v_udp_new(struct __sk_buff *skb, struct pkt *p, struct v_service 
 	return why;
 }
 
-__noinline int v_udp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
+__noinline enum v_reason v_udp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
 	struct v_flow n = {}, *f;
 	__u64 now = bpf_ktime_get_boot_ns();
@@ -752,7 +752,7 @@ __noinline int v_error_edge(struct __sk_buff *skb, struct pkt *p, struct v_servi
 	return 0;
 }
 
-__noinline int v_echo(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
+__noinline enum v_reason v_echo(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
 	int why;
 
@@ -828,7 +828,7 @@ static __always_inline int to_edge(int why)
 	       why == V_EDGE_ICMP || why == V_EDGE_PING || why == V_EDGE_FRAGMENT;
 }
 
-static __noinline void count(__u32 sid, __u32 why, __u64 in, __u64 out)
+static __noinline void count(__u32 sid, enum v_reason why, __u64 in, __u64 out)
 {
 	struct v_counters *c = bpf_map_lookup_elem(&counters, &sid);
 	__u64 i = why;
@@ -931,7 +931,7 @@ SEC("tc") int viscum_in(struct __sk_buff *skb)
 
 /* Is it an answer? Only answers may pass the host's stack by: V_RETURN or V_RETURN_STACK.
  * A flow entry is needed for UDP, for a connected socket does not tell who began. */
-__noinline int v_is_reply(struct __sk_buff *skb, struct pkt *p, struct v_service *s, __u32 slot)
+__noinline enum v_reason v_is_reply(struct __sk_buff *skb, struct pkt *p, struct v_service *s, __u32 slot)
 {
 	struct v_flow *f;
 	__u64 now;
@@ -981,7 +981,7 @@ __noinline int v_put_source(struct __sk_buff *skb, struct pkt *p, struct v_addr 
 
 /* Straight out where the host's routing would send it, if that is one of the service's client
  * interfaces; else by the stack. */
-__noinline int v_leave(struct __sk_buff *skb, struct pkt *p, struct v_service *s, int why)
+__noinline int v_leave(struct __sk_buff *skb, struct pkt *p, struct v_service *s, enum v_reason why)
 {
 	struct bpf_fib_lookup f = {};
 	struct bpf_redir_neigh nh = {};

@@ -48,7 +48,8 @@ struct v_service {
 };
 
 /* map `targets`: HASH v_addr -> __u32 group; map `prefixes`: LPM_TRIE v_prefix -> __u32 group.
- * A group is one distinct set of services that claim an address. */
+ * A group is one distinct set of services that claim an address; 0: nobody (an IPv6 prefix such as
+ * ::/0 would else cover the mapped IPv4 addresses). */
 struct v_prefix { __u32 len; struct v_addr addr; };
 
 /* map `ports`: HASH -> __u32 sid. Asked in this order: {group, port, proto}, {group, 0, proto}

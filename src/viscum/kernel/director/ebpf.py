@@ -102,8 +102,14 @@ class EbpfDirector:
             if keys:
                 yield Erase(loaded, name, keys, f"{what}: {len(keys)}")
 
-        config = abi.CONFIG.pack(abi.ABI, len(wanted["prefixes"]), int.from_bytes(build, "little"))
         before = loaded.maps["config"].get(ZERO) if loaded.maps else None
+        older = abi.CONFIG.unpack(before)[2].to_bytes(8, "big") if before else build
+
+        def note(build: bytes) -> Iterator[Op]:
+            value = abi.CONFIG.pack(abi.ABI, len(wanted["prefixes"]), int.from_bytes(build, "big"))
+            if value != before:
+                yield Write(loaded, "config", ((ZERO, value),), "note the version of the data path")
+
         steps = (
             write("counters", "count for services"),
             write("links", "describe links to the returner"),
@@ -112,13 +118,13 @@ class EbpfDirector:
             write("services", "set services"),
             write("ports", "map ports to services"),
             write("prefixes", "claim prefixes"),
+            note(older),  # how many prefixes there are
             write("targets", "claim targets"),
+            self._attachments(IN, _in(want), attachments, loaded, outdated),
+            note(build) if outdated else (),  # all are of this version now
         )
         for step in steps if want else ():
             yield from step
-        if want and config != before:
-            yield Write(loaded, "config", ((ZERO, config),), "note the version of the data path")
-        yield from self._attachments(IN, _in(want), attachments, loaded, outdated)
         yield from _gone(IN, _in(want), attachments)
         if want:  # else the maps go with the programs
             yield from erase("targets", "give up targets")
@@ -162,13 +168,12 @@ class EbpfDirector:
         if value is None:
             return False
         version, _, number = abi.CONFIG.unpack(value)
-        loaded_build: int = number
         if version not in (0, abi.ABI):  # 0: killed between loading and the first write
             raise ViscumError(
                 f"the data path in the kernel has layout {version}, this viscum {abi.ABI}",
                 hint="take the services off with the viscum that made them, then run them again",
             )
-        return loaded_build != int.from_bytes(build, "little")
+        return bool(number != int.from_bytes(build, "big"))
 
     # ---- questions
 

@@ -9,12 +9,14 @@ the more specific target does not claim falls to the prefix, ports included.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from viscum.kernel.director import abi
 from viscum.model import Network, Steering, SteerPort, SteerService
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP = 1
+_ALL4, _MAPPED4 = IPv4Network("0.0.0.0/0"), IPv6Network("::ffff:0:0/96")
 
 Claim = tuple[int, ...]  # sids that claim an address, those that are asked first first
 
@@ -46,6 +48,8 @@ def tables(want: Steering) -> Tables:
             targets[abi.address(network.network_address)] = numbers[claim]
         else:
             prefixes[abi.prefix(network)] = numbers[claim]
+            if isinstance(network, IPv6Network) and _MAPPED4.subnet_of(network):
+                prefixes.setdefault(abi.prefix(_ALL4), 0)
     ports: dict[bytes, int] = {}
     for claim, group in numbers.items():
         for key, sid in _ports(group, [services[sid] for sid in claim]):
