@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from viscum import names
 from viscum.model import Address, Network
 from viscum.values import EgressRule
 
 
-@dataclass(frozen=True, slots=True)
-class EgressInstance:
+class EgressInstance(Struct, frozen=True):
     """One instance: its host-side link, its own addresses, and what its spec allows."""
 
     link: str

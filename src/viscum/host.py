@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from viscum import doctor, evolve, flows, foreground, names, ops, start, store, validate
+from viscum import doctor, evolve, flows, foreground, hostconfig, names, ops, start, store, validate
 from viscum.change import Change
 from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
@@ -42,7 +42,9 @@ class Host:
         told: Callable[[ops.Op], None] = lambda op: None,
         lock_timeout: float = LOCK_TIMEOUT,
         attach: str = "auto",
+        config_dir: str = names.CONFIG_DIR,
     ) -> None:
+        self.config_dir = config_dir
         self.names = names.HostNames(str(Path(state_dir).absolute()))
         self.store = Store(self.names.state_dir)
         self.progress = progress
@@ -74,9 +76,11 @@ class Host:
     def _with_pool(self, change: Change) -> World:
         """The pool is chosen with the first service and kept while there is one."""
         world = change.world
-        if not world.host.pool4:
-            pool = validate.choose_pool(change.observe())
-            world = World(replace(world.host, pool4=pool), world.services)
+        if not world.services:
+            config = hostconfig.read(self.config_dir)
+            pool4 = config.pool or world.host.pool4 or validate.choose_pool(change.observe())
+            pool6 = config.pool6 if config.pool6 and world.host.pool6 else world.host.pool6
+            world = World(replace(world.host, pool4=pool4, pool6=pool6), world.services)
         return world
 
     # ---- run, apply
@@ -316,8 +320,12 @@ class Host:
 
     # ---- planning, standing by, entering
 
-    def check_all(self, specs: list[Spec]) -> None:
-        """Validates every spec against the box and the others, before the first is applied."""
+    def check_all(self, specs: list[Spec], sources: Mapping[str, str] | None = None) -> None:
+        """Validates every spec against the box and the others, before the first is applied.
+
+        sources: by service name, where its spec was read; problems begin with it.
+        """
+        refuse_if_unable()
         change = Change(self.names, self.store, self.load(), attach=self.attach)
         world, seen = self._with_pool(change), change.observe()
         problems: list[Problem] = []
@@ -331,14 +339,16 @@ class Host:
                 else:
                     world = world.with_record(replace(old, spec=spec, addresses=addresses))
             except InputError as error:
-                problems += [replace_field(p, spec.name) for p in error.problems]
+                source = (sources or {}).get(spec.name, spec.name)
+                problems += [located(p, source) for p in error.problems]
         if problems:
             raise InputError(*problems)
 
-    def plan(self, specs: list[Spec]) -> tuple[ops.Op, ...]:
+    def plan(
+        self, specs: list[Spec], sources: Mapping[str, str] | None = None
+    ) -> tuple[ops.Op, ...]:
         """The steps that `up` of each spec would begin with. Changes nothing."""
-        refuse_if_unable()
-        self.check_all(specs)
+        self.check_all(specs, sources)
         change = Change(self.names, self.store, self.load(), attach=self.attach)
         world, seen = self._with_pool(change), change.observe()
         for spec in specs:
@@ -420,12 +430,19 @@ class Host:
         store.remove_empty(directory)
 
 
-def refuse_if_unable() -> None:
-    """Before anything is touched: root, and a mount namespace whose mounts others see (N3)."""
+def need_root() -> None:
+    """Also for looking: other namespaces are open to root only."""
     if os.geteuid() != 0:
         raise ViscumError(
-            "this changes the kernel's networking and needs root", hint="sudo viscum …"
+            "this looks into the kernel's networking and needs root",
+            state="nothing was changed",
+            hint="sudo viscum …",
         )
+
+
+def refuse_if_unable() -> None:
+    """Before anything is touched: root, and a mount namespace whose mounts others see (N3)."""
+    need_root()
     if netns.is_private_mount_namespace():
         raise ViscumError(
             "this shell has a mount namespace of its own (`ip netns exec` makes one): a network "
@@ -441,9 +458,10 @@ def slots_taken(seen: Observed) -> list[int]:
     return [int(n) for n in links if n.isdecimal()]
 
 
-def replace_field(problem: Problem, name: str) -> Problem:
-    """Says of which service it is, where several are checked together."""
-    return Problem(f"{name}: {problem.field}", problem.value, problem.message, problem.fix)
+def located(problem: Problem, source: str) -> Problem:
+    """Says of which service or file it is, where several are checked together ("": of one)."""
+    field = f"{source}: {problem.field}" if source else problem.field
+    return Problem(field, problem.value, problem.message, problem.fix)
 
 
 def _has_deadline(record: Record) -> bool:

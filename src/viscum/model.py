@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from msgspec import Struct, field
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -13,8 +14,7 @@ Address = IPv4Address | IPv6Address
 # ---- what a director is asked for ------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SteerInstance:
+class SteerInstance(Struct, frozen=True):
     """One instance as a director sees it: its host-side link and its namespace."""
 
     slot: int
@@ -24,8 +24,7 @@ class SteerInstance:
     own6: Address | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SteerGeneration:
+class SteerGeneration(Struct, frozen=True):
     """All instances started from one version of a spec; `accepting` ones take new flows."""
 
     number: int
@@ -33,8 +32,7 @@ class SteerGeneration:
     instances: tuple[SteerInstance, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SteerPort:
+class SteerPort(Struct, frozen=True):
     """`first`-`last` of `proto` (6 or 17; 0 with first = last = 0: every protocol and port)."""
 
     proto: int
@@ -42,8 +40,7 @@ class SteerPort:
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class SteerService:
+class SteerService(Struct, frozen=True):
     """What one service wants of a director. Generations newest first."""
 
     sid: int
@@ -69,8 +66,7 @@ class SteerService:
 Steering = tuple[SteerService, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """Since the service was made: bytes each way and packets by reason (enum v_reason's names)."""
 
     in_bytes: int = 0
@@ -81,8 +77,7 @@ class Counters:
 # ---- the inside of a service's namespace, and what is ours on the host -----------------------
 
 
-@dataclass(frozen=True, slots=True)
-class InnerRoute:
+class InnerRoute(Struct, frozen=True):
     """`dst` None: the default route. `local`: every address of `dst` is the namespace's own."""
 
     family: int
@@ -93,16 +88,14 @@ class InnerRoute:
     local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InnerRule:
+class InnerRule(Struct, frozen=True):
     family: int
     pref: int
     table: int
     iif: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(Struct, frozen=True):
     """Addresses as (link, "address/length"), routes, rules and links that are up."""
 
     addresses: frozenset[tuple[str, str]] = frozenset()
@@ -111,8 +104,7 @@ class Inner:
     up: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class HostRule:
+class HostRule(Struct, frozen=True):
     """A routing rule of ours on the host (protocol names.PROTO), for `firewall = "honour"`."""
 
     family: int
@@ -122,8 +114,7 @@ class HostRule:
     table: int
 
 
-@dataclass(frozen=True, slots=True)
-class HostRoute:
+class HostRoute(Struct, frozen=True):
     """default via `via` dev `oif` in `table` (protocol names.PROTO)."""
 
     family: int
@@ -132,8 +123,7 @@ class HostRoute:
     oif: str
 
 
-@dataclass(frozen=True, slots=True)
-class HostLink:
+class HostLink(Struct, frozen=True):
     """A link in the host's namespace."""
 
     ifindex: int
@@ -149,8 +139,7 @@ class HostLink:
     addresses: tuple[Address, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A cgroup of ours: whether processes live in it, and its limits as the kernel has them."""
 
     populated: bool
@@ -159,8 +148,7 @@ class Group:
     processes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """One snapshot of the host: what is ours, and what it must not clash with."""
 
     links: Mapping[str, HostLink]

@@ -7,9 +7,10 @@ state directory; inside a host every instance has a slot, and all its names foll
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+
+from msgspec import Struct
 
 DEFAULT_STATE_DIR = "/run/viscum"
 CONFIG_DIR = "/etc/viscum"
@@ -33,8 +34,7 @@ POOLS4 = ("100.127.192.0/19", "10.213.192.0/19", "172.31.192.0/19", "192.168.192
 POOL6 = "fd76:6973:6375:6d::/112"
 
 
-@dataclass(frozen=True, slots=True)
-class HostNames:
+class HostNames(Struct, frozen=True):
     """The names of one host, from its state directory."""
 
     state_dir: str = DEFAULT_STATE_DIR

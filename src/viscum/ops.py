@@ -7,10 +7,11 @@ a test; `viscum` itself never runs them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_interface
 from shlex import join, quote
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from viscum import names
 from viscum.model import HostRoute, HostRule, Inner, InnerRoute, InnerRule
@@ -31,8 +32,7 @@ class Op(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CreateNamespace:
+class CreateNamespace(Struct, frozen=True):
     name: str
 
     def describe(self) -> str:
@@ -49,8 +49,7 @@ class CreateNamespace:
         os.close(netns.create(self.name))
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectLink:
+class ConnectLink(Struct, frozen=True):
     """The veth pair between host and namespace, with the slot's ids and addresses."""
 
     netns: str
@@ -83,8 +82,7 @@ class ConnectLink:
             link.connect(fd, self.slot, self.alias, self.mtu, self.addresses)
 
 
-@dataclass(frozen=True, slots=True)
-class SetMtu:
+class SetMtu(Struct, frozen=True):
     """Errors the access point itself makes about a path must reach the server: least MTU (§4.4)."""
 
     netns: str
@@ -120,8 +118,7 @@ INNER_SYSCTLS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigureNamespace:
+class ConfigureNamespace(Struct, frozen=True):
     """Makes addresses, rules and routes inside what they should be: only the differences."""
 
     netns: str
@@ -163,8 +160,7 @@ class ConfigureNamespace:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeRule:
+class ChangeRule(Struct, frozen=True):
     """A routing rule of ours on the host, for `firewall = "honour"`."""
 
     verb: Literal["add", "del"]
@@ -189,8 +185,7 @@ class ChangeRule:
         link.change_host_rule(self.verb, self.rule)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeRoute:
+class ChangeRoute(Struct, frozen=True):
     """The way of marked packets into a service's link, for `firewall = "honour"`."""
 
     verb: Literal["add", "del"]
@@ -215,8 +210,7 @@ class ChangeRoute:
         link.change_host_route(self.verb, self.route)
 
 
-@dataclass(frozen=True, slots=True)
-class Nft:
+class Nft(Struct, frozen=True):
     """Replaces our own nft table as a whole, in one transaction ("" takes it away)."""
 
     text: str
@@ -238,8 +232,7 @@ class Nft:
             nft.delete_table("inet", names.NFT_TABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class StartProcess:
+class StartProcess(Struct, frozen=True):
     service: str
     label: str  # generation.instance
     netns: str
@@ -266,8 +259,7 @@ class StartProcess:
         service.start(self)
 
 
-@dataclass(frozen=True, slots=True)
-class SetLimits:
+class SetLimits(Struct, frozen=True):
     cgroup: str
     limits: Limits
 
@@ -294,8 +286,7 @@ class SetLimits:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class StopProcess:
+class StopProcess(Struct, frozen=True):
     """SIGTERM to the server, SIGKILL to what is left of its cgroup after `timeout` seconds."""
 
     cgroup: str
@@ -315,8 +306,7 @@ class StopProcess:
         service.stop(self.cgroup, self.timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteLink:
+class DeleteLink(Struct, frozen=True):
     link: str
 
     def describe(self) -> str:
@@ -331,8 +321,7 @@ class DeleteLink:
         link.delete(self.link)
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteNamespace:
+class DeleteNamespace(Struct, frozen=True):
     name: str
 
     def describe(self) -> str:

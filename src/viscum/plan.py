@@ -7,9 +7,10 @@ or process can be, and goes after it. Rolling back is the same function with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+
+from msgspec import Struct
 
 from viscum import egress, names, ops
 from viscum.model import (
@@ -35,8 +36,7 @@ RULE_PREF = 118
 DEFAULT_MTU = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """One wanted instance with all its names."""
 
     record: Record

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from viscum import evolve
@@ -27,8 +27,7 @@ LOG_LINES = 10
 SETTLED = 1.0  # a server that listens on some of its ports for so long has opened all it will
 
 
-@dataclass
-class Outcome:
+class Outcome(Struct):
     """What a command did to a service, for the CLI to say."""
 
     name: str

@@ -209,7 +209,7 @@ def _process(spec: Spec) -> Iterator[Problem]:
 def _command(program: str, root: str, path: str) -> Iterator[Problem]:
     if not program.startswith("/"):
         found = [f"{d}/{program}" for d in path.split(":") if d.startswith("/")]
-        if "/" in program or not any(_executable(root + f) for f in found):
+        if not any(_executable(root + f) and (root or not _hidden(f)) for f in found):
             yield Problem(
                 "command[0]",
                 program,
@@ -221,6 +221,8 @@ def _command(program: str, root: str, path: str) -> Iterator[Problem]:
         yield _is_hidden("command[0]", program)
     elif not os.path.exists(root + program):
         yield Problem("command[0]", program, "does not exist", "check the path, or install it")
+    elif os.path.isdir(root + program):
+        yield Problem("command[0]", program, "is a directory", "name the program in it")
     elif not _executable(root + program):
         yield Problem("command[0]", program, "can't be executed", f"chmod +x {root}{program}")
 

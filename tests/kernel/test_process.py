@@ -291,7 +291,7 @@ def test_killed_anywhere_leaves_nothing_but_the_group(web: Instance) -> None:
         # Every process on the way to the exec holds the pipe; none after it does.
         reader, writer = os.pipe()
         command = subprocess.Popen(
-            (sys.executable, "-S", "-c", code),
+            (sys.executable, "-c", code),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env={"PYTHONPATH": str(SRC)},
@@ -410,7 +410,7 @@ def test_exec_keeps_the_terminal(web: Instance) -> None:
     )
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(sys.executable, ("python3", "-c", code), {"PYTHONPATH": str(SRC)})
+        os.execve(sys.executable, (sys.executable, "-c", code), {"PYTHONPATH": str(SRC)})
     said = b""
     while b"terminal" not in said:
         said += os.read(terminal, 1000)

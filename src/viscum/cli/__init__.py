@@ -9,10 +9,11 @@ import sys
 
 
 def main() -> None:
-    from viscum.cli.app import app
     from viscum.cli.output import fail
 
     try:
+        from viscum.cli.app import app
+
         sys.exit(app.main(prog_name="viscum", standalone_mode=False) or 0)
     except SystemExit:
         raise

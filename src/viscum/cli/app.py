@@ -76,7 +76,7 @@ def app(ctx: click.Context, lock_timeout: float, verbose: bool) -> None:
     """Put an unmodified cloud server onto this router; clients never notice.
 
     Acts in the network namespace it runs in, on the host that VISCUM_STATE_DIR names
-    (/run/viscum).
+    (/run/viscum), with the settings in VISCUM_CONFIG_DIR (/etc/viscum).
 
     \b
     Example:

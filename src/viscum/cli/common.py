@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from viscum.cli.output import note, say
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.host import Host
+from viscum.names import CONFIG_DIR
 from viscum.ops import Op
 from viscum.start import Outcome
 from viscum.values import BadValue, Seconds
@@ -21,6 +23,19 @@ VERBS = {
     "changed": "changed in place",
     "restarted": "moved to new processes",
 }
+
+
+def config_dir() -> str:
+    """Of the host's settings and of the specs kept for the next boot."""
+    return os.environ.get("VISCUM_CONFIG_DIR") or CONFIG_DIR
+
+
+def without_dashes(command: tuple[str, ...]) -> tuple[str, ...]:
+    """What follows NAME, without the `--` that may stand between them."""
+    rest = command[1:] if command[0] == "--" else command
+    if not rest:
+        raise click.UsageError("name the command to run after `--`")
+    return rest
 
 
 def host(ctx: click.Context, **options: Any) -> Host:
@@ -35,6 +50,7 @@ def host(ctx: click.Context, **options: Any) -> Host:
         progress=note,
         told=told,
         lock_timeout=settings["lock_timeout"],
+        config_dir=config_dir(),
         **options,
     )
 

@@ -74,9 +74,11 @@ def disable(
 def _steered(result: Outcome, for_: float | None) -> None:
     common.outcome(result)
     if result.did == "disabled":
-        note("note: the server keeps running (`viscum stop` ends it)")
-    back = f"turns back by itself in {for_:g} s; " if for_ is not None else ""
-    note(f"note: {back}after a reboot what /etc/viscum/services says holds")
+        note(f"note: the server keeps running (`viscum stop {result.name}` ends it)")
+    if for_ is not None:
+        note(f"note: turns back by itself in {for_:g} s")
+    if result.did != "unchanged":
+        note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
 
 
 @click.command()
@@ -148,7 +150,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
         host.sweep()
 
 
-@click.command(name="exec", context_settings={"ignore_unknown_options": True})
+@click.command(name="exec", context_settings={"allow_interspersed_args": False})
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -159,7 +161,7 @@ def exec_(ctx: click.Context, name: str, command: tuple[str, ...]) -> None:
     Example:
       viscum exec web -- ss -tn
     """
-    ctx.exit(common.host(ctx).execute(name, command))
+    ctx.exit(common.host(ctx).execute(name, common.without_dashes(command)))
 
 
 @click.command()

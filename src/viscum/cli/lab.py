@@ -104,7 +104,7 @@ def status(ctx: click.Context, json_: bool) -> None:
     ctx.exit(0 if found.up else 1)
 
 
-@lab.command(name="exec", context_settings={"ignore_unknown_options": True})
+@lab.command(name="exec", context_settings={"allow_interspersed_args": False})
 @click.argument("role")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(role: str, command: tuple[str, ...]) -> None:
@@ -114,4 +114,4 @@ def exec_(role: str, command: tuple[str, ...]) -> None:
     Example:
       viscum lab exec ue -- ping -c3 198.18.0.10
     """
-    Lab().exec_in(role, command)
+    Lab().exec_in(role, common.without_dashes(command))

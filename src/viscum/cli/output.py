@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,17 +16,33 @@ TRACE_HINT = "this is a fault of viscum's; please report it with the lines above
 
 
 def say(line: str) -> None:
-    """A result, on standard output."""
-    click.echo(line)
+    """A result, on standard output. When nobody reads it any more the work goes on all the same:
+    `viscum rm --all | head -1` removes them all."""
+    _write(line, err=False)
 
 
 def note(line: str) -> None:
     """Progress and remarks, on standard error."""
-    click.echo(line, err=True)
+    _write(line, err=True)
+
+
+def _write(line: str, err: bool) -> None:
+    try:
+        click.echo(line, err=err)
+    except BrokenPipeError:
+        nobody_reads(2 if err else 1)
+
+
+def nobody_reads(*fds: int) -> None:
+    """What is still buffered has to go somewhere when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in fds:
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def as_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+    say(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -33,19 +50,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     lines = [[str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in lines:
-            click.echo("\t".join(line))
+            say("\t".join(line))
         return
     widths = [max(len(line[i]) for line in [list(columns), *lines]) for i in range(len(columns))]
     for number, line in enumerate([list(columns), *lines]):
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo(click.style(text.rstrip(), bold=True) if number == 0 else text.rstrip())
+        say(click.style(text.rstrip(), bold=True) if number == 0 else text.rstrip())
 
 
 def fields(values: Mapping[str, object]) -> None:
     """`name: value` lines, aligned."""
     width = max(len(name) for name in values) + 1
     for name, value in values.items():
-        click.echo(f"{name + ':':<{width}} {value}")
+        say(f"{name + ':':<{width}} {value}")
 
 
 def fail(error: BaseException) -> int:
@@ -56,10 +73,11 @@ def fail(error: BaseException) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        note("viscum: interrupted; the same command again goes on from here")
+        note("")  # the line on which the terminal shows ^C
+        note("viscum: interrupted; what was done stays, the same command again goes on from here")
         return 1
     if isinstance(error, BrokenPipeError):
-        sys.stderr.close()
+        nobody_reads(1, 2)
         return 1
     if isinstance(error, InputError):
         for problem in error.problems:

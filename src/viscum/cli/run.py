@@ -8,65 +8,40 @@ from typing import Any
 
 import click
 
-from viscum import names
 from viscum.cli import common
+from viscum.cli.flags import Dashed, in_flags
 from viscum.cli.output import as_json, note, say
 from viscum.errors import InputError, Problem
 from viscum.host import Host
 from viscum.spec import Spec, diff, from_mapping, specs_from_paths, to_toml
-
-FLAGS = {
-    "name": "--name",
-    "command": "COMMAND",
-    "instances": "--instances",
-    "steer.interfaces": "--on",
-    "steer.targets": "--target",
-    "steer.ports": "--port",
-    "steer.clients": "--client",
-    "steer.share": "--share",
-    "steer.when-down": "--when-down",
-    "steer.firewall": "--firewall",
-    "run.environment": "-e",
-    "run.user": "-u",
-    "run.working-directory": "-w",
-    "run.root": "--root",
-    "limits.cpu": "--cpus",
-    "limits.memory": "--memory",
-    "limits.processes": "--pids-limit",
-    "director": "--director",
-    "upgrade": "--upgrade",
-    "egress.allow": "--allow",
-    "steer.ping": "--ping",
-    "run.drain": "--drain",
-    "run.start-timeout": "--start-timeout",
-}
+from viscum.start import Outcome
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
-@click.option("--name", required=True, help="The service's name.")
+@click.command(cls=Dashed)
+@click.option("--name", help="The service's name.")
 @click.option("--on", "interfaces", multiple=True, metavar="IFACE", help="Client interface.")
 @click.option("--target", "targets", multiple=True, help="Address, prefix or name of the cloud.")
 @click.option("--port", "ports", multiple=True, metavar="PORT/PROTO", help="Default: all.")
 @click.option("--client", "clients", multiple=True, metavar="PREFIX", help="Default: everybody.")
-@click.option("--share", type=int, help="Percent of the clients that go to the edge.")
-@click.option("--when-down", type=click.Choice(["cloud", "drop"]), help="Default: cloud.")
-@click.option("--firewall", type=click.Choice(["bypass", "honour"]), help="Forward rules.")
-@click.option("--ping", type=click.Choice(["cloud", "edge"]), help="Who answers echo requests.")
+@click.option("--share", metavar="PERCENT", help="Percent of the clients that go to the edge.")
+@click.option("--when-down", metavar="cloud|drop", help="Where packets go then.")
+@click.option("--firewall", metavar="bypass|honour", help="The forward rules.")
+@click.option("--ping", metavar="cloud|edge", help="Who answers echo requests.")
 @click.option("-e", "--env", "environment", multiple=True, metavar="K=V", help="Environment.")
 @click.option("-u", "--user", help="USER or USER:GROUP; default: root with few capabilities.")
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory.")
-@click.option("--cpus", type=float, help="CPU limit, in cores.")
+@click.option("--cpus", metavar="CORES", help="CPU limit, in cores.")
 @click.option("--memory", help="Memory limit, such as 256M.")
-@click.option("--pids-limit", type=int, help="Limit of processes and threads.")
+@click.option("--pids-limit", metavar="N", help="Limit of processes and threads.")
 @click.option("--root", metavar="DIR", help="An unpacked root file system.")
-@click.option("--instances", type=int, help="How many, each in its own namespace.")
+@click.option("--instances", metavar="N", help="How many, each in its own namespace.")
 @click.option("--director", help="ebpf; default: the best that works here.")
-@click.option("--upgrade", type=click.Choice(["beside", "replace"]), help="How --replace upgrades.")
+@click.option("--upgrade", metavar="beside|replace", help="How --replace upgrades.")
 @click.option("--allow", multiple=True, metavar="RULE", help="Egress: internet, lan, router, …")
 @click.option("--drain", metavar="DURATION", help="How long an upgrade or rm waits for flows.")
 @click.option("--start-timeout", metavar="DURATION", help="How long it may take to listen.")
 @click.option("--replace", is_flag=True, help="Upgrade a service of that name.")
-@click.option("--save", is_flag=True, help=f"Also keep it in {names.CONFIG_DIR}/services.")
+@click.option("--save", is_flag=True, help="Also keep it in /etc/viscum/services.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--foreground", is_flag=True, help="Stay until the server ends, then clean up.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -79,19 +54,25 @@ def run(ctx: click.Context, /, **given: Any) -> None:
       viscum run --name web --on wlan0 --target cloud.example.com --port 80/tcp -- \\
           nginx -g 'daemon off;'
     """
-    spec = from_mapping(mapping(given), flags=FLAGS)
     host = common.host(ctx)
-    if given["dry_run"]:
-        show_plan(host, [spec])
-        return
-    result = host.up(spec, replacing=given["replace"], as_child=given["foreground"])
-    common.outcome(result)
-    for line in host.remarks(spec):
-        note(f"note: {line}")
+    with in_flags():
+        spec = from_mapping(mapping(given))
+        if given["dry_run"]:
+            show_plan(host, [spec], {spec.name: ""})
+            return
+        result = host.up(spec, replacing=given["replace"], as_child=given["foreground"])
+    report(host, spec, result)
     if given["save"]:
         say(f"kept in {keep(spec)}")
     if given["foreground"]:
         ctx.exit(host.stand_by(spec.name))
+
+
+def report(host: Host, spec: Spec, result: Outcome) -> None:
+    common.outcome(result)
+    # Said once: whoever repeats the command has read it.
+    for line in host.remarks(spec) if result.did != "unchanged" else ():
+        note(f"note: {line}")
 
 
 def mapping(given: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +86,7 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
     tables: dict[str, Any] = {
         "name": given["name"],
         "command": list(given["command"]),
-        "instances": given["instances"],
+        "instances": number(given["instances"]),
         "director": given["director"],
         "upgrade": given["upgrade"],
         "steer": {
@@ -113,7 +94,7 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
             "targets": list(given["targets"]),
             "ports": list(given["ports"]) or None,
             "clients": list(given["clients"]) or None,
-            "share": given["share"],
+            "share": number(given["share"]),
             "when-down": given["when_down"],
             "firewall": given["firewall"],
             "ping": given["ping"],
@@ -127,13 +108,23 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
             "start-timeout": given["start_timeout"],
         },
         "limits": {
-            "cpu": given["cpus"],
+            "cpu": number(given["cpus"]),
             "memory": given["memory"],
-            "processes": given["pids_limit"],
+            "processes": number(given["pids_limit"]),
         },
         "egress": {"allow": list(given["allow"]) or None},
     }
     return _without_none(tables)
+
+
+def number(text: str | None) -> int | float | str | None:
+    """What cannot be read as a number stays text, for the spec's checks to complain of."""
+    for kind in (int, float):
+        try:
+            return None if text is None else kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +144,10 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     Example:
       viscum apply /etc/viscum/services
     """
-    specs = [spec for _, spec in specs_from_paths(files)]
+    specs, sources = read(files)
     host = common.host(ctx)
+    host.check_all(specs, sources)
     world = host.load()
-    host.check_all(specs)
     gone = [name for name in world.services if name not in {s.name for s in specs}]
     for spec in specs:
         old = world.services.get(spec.name)
@@ -165,12 +156,10 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
         for name in gone:
             show_diff(name, world.services[name].spec, None)
     if dry_run:
-        show_plan(host, specs)
+        show_plan(host, specs, sources)
         return
     for spec in specs:
-        common.outcome(host.up(spec))
-        for line in host.remarks(spec):
-            note(f"note: {line}")
+        report(host, spec, host.up(spec))
     for name in gone if prune else ():
         common.outcome(host.remove(name))
 
@@ -186,8 +175,14 @@ def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
         say(f"    {change}")
 
 
-def show_plan(host: Host, specs: list[Spec]) -> None:
-    steps = host.plan(specs)
+def read(files: tuple[str, ...]) -> tuple[list[Spec], dict[str, str]]:
+    """The specs, and by name the file each is from."""
+    found = specs_from_paths(files)
+    return [spec for _, spec in found], {spec.name: str(path) for path, spec in found}
+
+
+def show_plan(host: Host, specs: list[Spec], sources: dict[str, str]) -> None:
+    steps = host.plan(specs, sources)
     for op in steps:
         say(f"would {op.describe()}")
     if not steps:
@@ -206,9 +201,9 @@ def plan(ctx: click.Context, files: tuple[str, ...], as_shell: bool, json_: bool
     Example:
       viscum plan web.toml --as-shell >web.sh
     """
-    specs = [spec for _, spec in specs_from_paths(files)]
+    specs, sources = read(files)
     host = common.host(ctx, attach="clsact" if as_shell else "auto")
-    steps = host.plan(specs)
+    steps = host.plan(specs, sources)
     if json_:
         as_json([{"step": op.describe(), "shell": list(op.shell())} for op in steps])
     elif as_shell:
@@ -251,7 +246,7 @@ def schema() -> None:
 
 def keep(spec: Spec) -> Path:
     """In /etc/viscum/services, replaced atomically."""
-    path = Path(names.CONFIG_DIR) / "services" / f"{spec.name}.toml"
+    path = Path(common.config_dir()) / "services" / f"{spec.name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     new.write_text(to_toml(spec))

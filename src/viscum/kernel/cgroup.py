@@ -16,7 +16,8 @@ import os
 import select
 import signal
 import time
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from viscum.kernel import cgroupfs as fs
 
@@ -29,8 +30,7 @@ def available() -> frozenset[str]:
     return fs.hierarchies().available()
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What a group has used; None where the kernel does not say."""
 
     cpu_usec: int | None = None
@@ -41,8 +41,7 @@ class Usage:
     processes: int | None = None  # threads, as the pids controller counts
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """One path in all hierarchies. Cheap to make; nothing is touched until a method is called."""
 
     path: str

@@ -10,14 +10,14 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 CONTROLLERS = ("cpu", "memory", "pids")
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchies:
+class Hierarchies(Struct, frozen=True):
     """Where the control group file systems are mounted."""
 
     unified: str | None  # v2

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from viscum.kernel import syscalls as sys
 
@@ -29,8 +30,7 @@ ROOT_CAPABILITIES = (
 USER_CAPABILITIES = ("net-bind-service",)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     uid: int
     gid: int
     groups: tuple[int, ...]  # the supplementary ones, gid among them

@@ -18,7 +18,8 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from viscum.kernel import identity, mounts
 from viscum.kernel import syscalls as sys
@@ -31,8 +32,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OOM_SCORE_ADJ = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """All that is needed to start one instance."""
 
     argv: tuple[str, ...]
@@ -140,8 +140,7 @@ def exec_in(
     return status if status >= 0 else 128 - status
 
 
-@dataclass(slots=True)
-class Process:
+class Process(Struct):
     """One process by pidfd. ProcessLookupError if it is not there (any more)."""
 
     pid: int
@@ -212,8 +211,7 @@ def main_pid(group: Group) -> int | None:
     return next(iter(roots(group)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True):
     """How an instance ended."""
 
     by_itself: bool  # the main process ended within the time it was given
