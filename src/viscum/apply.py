@@ -21,7 +21,15 @@ class OpFailed(ViscumError):
 
 
 def apply(ops: Iterable[Op], told: Callable[[Op], None] = lambda op: None) -> None:
-    """Applies in order. Raises OpFailed."""
+    """Applies in order. Raises OpFailed.
+
+    An Op with a method `begin` has a part that may run beside the Ops before it.
+    """
+    ops = tuple(ops)
+    for op in ops:
+        begin = getattr(op, "begin", None)
+        if begin is not None:
+            begin()
     for op in ops:
         told(op)
         try:
