@@ -215,6 +215,8 @@ class Host:
         """After the last service: whatever else is ours and should not be there."""
         with self.changing("rm --all") as change:
             change.commit(change.world)
+            change.remove_strange_logs()
+            change.tidy()
 
     # ---- what is due
 
@@ -235,9 +237,6 @@ class Host:
         if world != change.world:
             self._stop_removed(change.world, world)
             change.commit(world)
-            for name in {record.name for record in due} - set(world.services):
-                self._remove_logs(name)
-            change.tidy()
         return ended
 
     def _settled(
@@ -422,12 +421,6 @@ class Host:
                 logs.trim(str(path), int(i.record.spec.limits.log))
             except FileNotFoundError:
                 pass
-
-    def _remove_logs(self, name: str) -> None:
-        directory = self.store.logs / name
-        for path in directory.glob("*.log") if directory.is_dir() else ():
-            logs.remove(str(path))
-        store.remove_empty(directory)
 
 
 def need_root() -> None:

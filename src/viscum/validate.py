@@ -196,7 +196,8 @@ def _process(spec: Spec) -> Iterator[Problem]:
         try:
             identity.look_up(run.user, run.root)
         except (OSError, ValueError) as error:
-            yield Problem("run.user", run.user, str(error), "see `getent passwd`")
+            why = getattr(error, "strerror", None) or str(error)
+            yield Problem("run.user", run.user, why, "see `getent passwd` and `getent group`")
     directory = run.working_directory
     if directory is not None:
         if not root and _hidden(directory):

@@ -23,7 +23,7 @@ LAYERS = (
     {"specdoc"},
     {"spec"},
     {"specfiles"},
-    {"specread", "specdiff"},
+    {"specread", "specdiff", "hostconfig"},
     {"speccheck", "specwrite"},
     {"spectypes"},
     {"values"},

@@ -11,7 +11,6 @@ import click
 from viscum.cli import common
 from viscum.cli.flags import Dashed, in_flags
 from viscum.cli.output import as_json, note, say
-from viscum.errors import InputError, Problem
 from viscum.host import Host
 from viscum.spec import Spec, diff, from_mapping, specs_from_paths, to_toml
 from viscum.start import Outcome
@@ -44,7 +43,7 @@ from viscum.start import Outcome
 @click.option("--save", is_flag=True, help="Also keep it in /etc/viscum/services.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--foreground", is_flag=True, help="Stay until the server ends, then clean up.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARG]…")
 @click.pass_context
 def run(ctx: click.Context, /, **given: Any) -> None:
     """Put COMMAND, an unmodified server, in front of the cloud's for this box's clients.
@@ -77,12 +76,6 @@ def report(host: Host, spec: Spec, result: Outcome) -> None:
 
 def mapping(given: dict[str, Any]) -> dict[str, Any]:
     """Command-line values as a spec's tables; what was not given is left out."""
-    environment = {}
-    for pair in given["environment"]:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(Problem("-e", pair, "has no '='", "write -e NAME=VALUE"))
-        environment[key] = value
     tables: dict[str, Any] = {
         "name": given["name"],
         "command": list(given["command"]),
@@ -101,7 +94,7 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
         },
         "run": {
             "user": given["user"],
-            "environment": environment or None,
+            "environment": dict(map(variable, given["environment"])) or None,
             "working-directory": given["workdir"],
             "root": given["root"],
             "drain": given["drain"],
@@ -117,6 +110,12 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
     return _without_none(tables)
 
 
+def variable(pair: str) -> tuple[str, str | None]:
+    """`K=V`; without a '=' there is no value, which the spec's checks complain of."""
+    key, equals, value = pair.partition("=")
+    return key, value if equals else None
+
+
 def number(text: str | None) -> int | float | str | None:
     """What cannot be read as a number stays text, for the spec's checks to complain of."""
     for kind in (int, float):
@@ -128,7 +127,10 @@ def number(text: str | None) -> int | float | str | None:
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items()}
+    kept = {
+        k: _without_none(v) if isinstance(v, dict) and k != "environment" else v
+        for k, v in table.items()
+    }
     return {k: v for k, v in kept.items() if v is not None and v != {}}
 
 

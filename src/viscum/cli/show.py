@@ -10,6 +10,7 @@ from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say, table
 from viscum.clock import now
 from viscum.errors import ViscumError
+from viscum.host import need_root
 
 
 @click.command()
@@ -22,6 +23,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
     Example:
       viscum ls
     """
+    need_root()
     host = common.host(ctx)
     found = what.services(host)
     if json_:
@@ -60,6 +62,7 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
     Example:
       viscum status web
     """
+    need_root()
     host = common.host(ctx)
     host.known(host.load(), name)
     s = what.services(host, (name,), deep=True)[0]
@@ -118,7 +121,9 @@ def size(count: float) -> str:
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on printing what comes.")
 @click.option("--since", type=common.DURATION, metavar="DURATION", help="Only of the last T.")
-@click.option("-n", "--lines", type=int, help="Only the last N lines.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Only the last N lines."
+)
 @click.pass_context
 def logs(
     ctx: click.Context, name: str, follow: bool, since: float | None, lines: int | None
@@ -150,4 +155,4 @@ def logs(
             say(line)
     if follow:
         for _, line in files.follow(ends):
-            say(line)
+            click.echo(line)  # ends when nobody reads it any more
