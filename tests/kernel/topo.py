@@ -14,9 +14,10 @@ import select
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, ParamSpec, Self, TypeVar
+
+from msgspec.structs import replace
 
 from viscum import names
 from viscum.kernel.director import Explanation, explain

@@ -334,7 +334,8 @@ def load(
 ) -> tuple[dict[str, Program], dict[str, Map]]:
     """Loads an ELF object with libbpf: its programs and maps by name, owned by the caller.
 
-    sizes: max_entries by map instead of the object's. reuse: maps that are there already.
+    sizes: max_entries by map instead of the object's. reuse: maps that are there already, which
+    keep their size.
     """
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)

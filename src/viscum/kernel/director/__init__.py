@@ -5,8 +5,9 @@ One module each behind `Director`; nothing above this package knows how one work
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from viscum.errors import InputError, Problem
 from viscum.model import Counters, Steering, SteerService
@@ -23,8 +24,7 @@ class Op(Protocol):
     def apply(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """What a director would do with a packet.
 
     reason: one of `abi.REASONS`, or "not-attached": the interface carries no director. sid: the

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 from viscum import names
 from viscum.kernel import bpf
@@ -23,8 +24,7 @@ HANDLE_FOUND = names.TC_HANDLE
 HANDLE_MADE = names.TC_HANDLE + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True):
     """program: IN or OUT. how: "tcx", or "clsact" with the filter's handle."""
 
     ifindex: int
@@ -125,9 +125,10 @@ def detach(there: Attachment) -> None:
             bpf.tcx_detach(there.ifindex, bpf.program_by_id(there.prog_id))
             return
         with Rtnl() as rtnl:
-            rtnl.delete_filter(there.ifindex, names.TC_PRIO, there.handle)
-            if there.handle == HANDLE_MADE and not rtnl.filters_any(there.ifindex):
-                rtnl.delete_clsact(there.ifindex)
+            if there.handle == HANDLE_MADE and rtnl.filters_any(there.ifindex) == 1:
+                rtnl.delete_clsact(there.ifindex)  # with the filter: a killed command leaves both
+            else:
+                rtnl.delete_filter(there.ifindex, names.TC_PRIO, there.handle)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
             raise

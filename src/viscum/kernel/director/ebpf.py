@@ -12,7 +12,6 @@ import os
 import socket
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns
@@ -22,26 +21,13 @@ from viscum.errors import ViscumError
 from viscum.kernel import bpf
 from viscum.kernel.director import Explanation, Op, abi, groups
 from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
-from viscum.kernel.director.steps import Attach, Detach, Erase, Load, Write
+from viscum.kernel.director.steps import Attach, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
 from viscum.model import Counters, Steering, SteerService
 
 OBJECT = Path(__file__).parents[2] / "bpf" / "viscum.bpf.o"
 ZERO = abi.U32.pack(0)
-NOTHING: Mapping[bytes, bytes] = {}
 NO_SIZES: Mapping[str, int] = {}
-
-
-@dataclass(slots=True)
-class Loaded:
-    """The programs and maps in the kernel, by name; empty while there are none."""
-
-    programs: dict[str, bpf.Program] = field(default_factory=dict)
-    maps: dict[str, bpf.Map] = field(default_factory=dict)
-
-    def contents(self, name: str) -> Mapping[bytes, bytes]:
-        there = self.maps.get(name)
-        return dict(there.items()) if there else NOTHING
 
 
 class EbpfDirector:
@@ -55,7 +41,7 @@ class EbpfDirector:
     def __init__(
         self, attach: str = "auto", path: Path = OBJECT, sizes: Mapping[str, int] = NO_SIZES
     ) -> None:
-        self._attach = attach
+        self.attach = attach
         self._path = path
         self._sizes = sizes
 
@@ -147,7 +133,7 @@ class EbpfDirector:
     ) -> Iterator[Op]:
         current = loaded.programs[program].id if program in loaded.programs else 0
         there = {a.ifindex for a in attachments if a.program == program and a.prog_id == current}
-        how = ("tcx" if has_tcx() else "clsact") if self._attach == "auto" else self._attach
+        how = ("tcx" if has_tcx() else "clsact") if self.attach == "auto" else self.attach
         with Rtnl() as rtnl:
             for ifindex, link in wanted.items():
                 if ifindex not in there or outdated:

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+
+import msgspec
 
 from viscum.model import Address
 
@@ -20,8 +21,7 @@ _ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 _QUIC_INITIAL = bytes((0xC3, 0, 0, 0, 1)) + bytes(1195)  # RFC 9000 17.2.2, version 1
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(msgspec.Struct, frozen=True):
     """One packet of a client. flags: names out of FLAGS (TCP). payload: UDP's."""
 
     proto: str

@@ -6,16 +6,16 @@ own (commands have no other way to hand a program on), which is gone when the sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from shlex import quote
-from typing import TYPE_CHECKING
+from threading import Thread
+
+import msgspec
 
 from viscum import names
+from viscum.errors import ViscumError
 from viscum.kernel import bpf
 from viscum.kernel.director import abi, attach
-
-if TYPE_CHECKING:
-    from viscum.kernel.director.ebpf import Loaded
 
 PINS = "$pins"  # a variable of the script
 # (key, value) sizes of the maps whose number of entries is chosen here: a plain bpftool can't.
@@ -26,11 +26,27 @@ _LRU = {
     "away": (40, 8),
     "frags": (40, 40),
 }
-_SHOWN = 16  # of the entries a step changes, in its description
+NOTHING: Mapping[bytes, bytes] = {}
+Outcome = tuple[dict[str, bpf.Program], dict[str, bpf.Map]]
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Loaded:
+    """The programs and maps in the kernel, by name; empty while there are none."""
+
+    __slots__ = ("loading", "maps", "outcome", "programs")
+
+    def __init__(self) -> None:
+        self.programs: dict[str, bpf.Program] = {}
+        self.maps: dict[str, bpf.Map] = {}
+        self.loading: Thread | None = None  # of a step that has begun to load
+        self.outcome: Outcome | Exception = {}, {}
+
+    def contents(self, name: str) -> Mapping[bytes, bytes]:
+        there = self.maps.get(name)
+        return dict(there.items()) if there else NOTHING
+
+
+class Load(msgspec.Struct, frozen=True):
     """Loads the object; afterwards `loaded` has programs and maps. Until something is attached
     they live as long as this process. `again`: newer programs over the maps that are there."""
 
@@ -62,15 +78,31 @@ class Load:
             + ("" if self.again else f" pinmaps {PINS}/maps"),
         )
 
+    def begin(self) -> None:
+        """The verifier takes its time (35 ms) without this process: it may begin before the other
+        steps are done, and what it has loaded is nobody's until it is attached."""
+        self.loaded.loading = Thread(target=self._load, name="viscum-load")
+        self.loaded.loading.start()
+
     def apply(self) -> None:
+        if self.loaded.loading is None:
+            self._load()
+        else:
+            self.loaded.loading.join()
+            self.loaded.loading = None
+        if isinstance(self.loaded.outcome, Exception):
+            raise self.loaded.outcome
+        self.loaded.programs, self.loaded.maps = self.loaded.outcome
+
+    def _load(self) -> None:
         maps = self.loaded.maps if self.again else None
-        self.loaded.programs, self.loaded.maps = bpf.load(
-            self.path, sizes=None if self.again else dict(self.sizes), reuse=maps
-        )
+        try:
+            self.loaded.outcome = bpf.load(self.path, sizes=dict(self.sizes), reuse=maps)
+        except (OSError, ViscumError) as error:
+            self.loaded.outcome = error
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Sets entries of one map."""
 
     loaded: Loaded
@@ -97,8 +129,7 @@ class Write:
             there.update(self.items)
 
 
-@dataclass(frozen=True, slots=True)
-class Erase:
+class Erase(msgspec.Struct, frozen=True):
     """Deletes entries of one map."""
 
     loaded: Loaded
@@ -119,8 +150,7 @@ class Erase:
         self.loaded.maps[self.map].remove(self.keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Attach:
+class Attach(msgspec.Struct, frozen=True):
     """Attaches a program to an interface, or replaces an older one of ours there."""
 
     loaded: Loaded
@@ -143,13 +173,12 @@ class Attach:
         attach.attach(self.ifindex, self.loaded.programs[self.program], self.how)
 
 
-@dataclass(frozen=True, slots=True)
-class Detach:
+class Detach(msgspec.Struct, frozen=True):
     """Takes one of our programs off an interface."""
 
     there: attach.Attachment
     link: str
-    last: bool = field(default=False)  # nothing else uses the clsact that we made
+    last: bool = False  # nothing else uses the clsact that we made
 
     def describe(self) -> str:
         return f"detach {self.there.program} from {self.link}"
