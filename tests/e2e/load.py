@@ -139,7 +139,7 @@ def fetch(target: str, path: str, begun: list[int]) -> tuple[str, str]:
         while part := connection.recv(1 << 18):
             digest.update(part)
             length += len(part)
-    if not head.startswith(b"HTTP/1.1 200"):
+    if head[:7] != b"HTTP/1." or head[8:13] != b" 200 ":
         raise Wrong(head.decode().partition("\r\n")[0])
     if length != int(fields["content-length"]):
         raise Wrong(f"{length} bytes of {fields['content-length']}")

@@ -24,8 +24,8 @@ from viscum.names import HostNames
 
 AFTER = 1000  # connections awaited after the server's end
 PYTHON = """
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-import os, socket
+from http.server import BaseHTTPRequestHandler
+import os, socket, socketserver
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -34,8 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"hello")
     def log_message(self, *words): pass
-class Server(ThreadingHTTPServer):
+class Server(socketserver.ThreadingTCPServer):
     address_family = socket.AF_INET6
+    allow_reuse_address = True
     request_queue_size = 1024
 Server(("::", 80), Handler).serve_forever()
 """
@@ -101,7 +102,8 @@ def test_kill_9_costs_no_connection_made_after_it(
     assert [a for a in after if a.error] == []
     gap = [a for a in after[:AFTER] if a.begun < again]
     assert all(a.origin.startswith("cloud") for a in gap)
-    assert {a.origin.partition(":")[0] for a in after if a.begun > again} == {"edge"}
+    elsewhere = [a for a in after if a.begun > again and not a.origin.startswith("edge")]
+    assert not elsewhere
     first = min(a.begun for a in after) - ended
     figure("connections begun after the end", len(after), f"(first {first / 1e6:.2f} ms after)")
     figure("errors among them", 0, "")
