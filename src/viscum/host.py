@@ -363,11 +363,14 @@ class Host:
         return change.ops(world, seen, frozenset(s.name for s in specs))
 
     def tidy(self) -> int:
-        """What every changing command does first and last, alone."""
+        """What every changing command does beside its own, alone: what is due, and what somebody
+        took away (an interface made anew is steered from again)."""
         if not self.load().services:
             return 0
         with self.changing("tidy") as change:
-            return self.settle(change)
+            ended = self.settle(change)
+            change.commit(change.world)
+            return ended
 
     def execute(self, name: str, argv: tuple[str, ...]) -> int:
         """Runs argv where the newest instance's server runs; its exit status."""

@@ -203,8 +203,8 @@ def _write(path: Path, data: bytes) -> None:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    with open(new, "wb") as file:
-        file.write(data)
+    new.touch(0o600)  # a spec's environment may hold secrets
+    new.write_bytes(data)
     os.replace(new, path)
 
 
@@ -217,7 +217,7 @@ def remove_empty(path: Path) -> None:
     try:
         path.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
             raise
 
 

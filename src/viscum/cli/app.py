@@ -27,7 +27,7 @@ COMMANDS = {
     "restart": ("control", "Move to new processes of the same spec, unnoticed."),
     "rm": ("control", "Take a service away."),
     "exec": ("control", "Run a command inside a service's namespaces."),
-    "tidy": ("control", "Finish what is due and bound the logs (for a timer)."),
+    "tidy": ("control", "Finish what is due, mend, bound the logs (for a timer)."),
     "explain": ("explain", "What happens to a packet, and why."),
     "doctor": ("doctor", "What this box can do, and what stands in the way."),
     "lab": ("lab", "A client, an access point and a cloud to try it on."),

@@ -167,10 +167,10 @@ def exec_(ctx: click.Context, name: str, command: tuple[str, ...]) -> None:
 @click.command()
 @click.pass_context
 def tidy(ctx: click.Context) -> None:
-    """Finish what is due (drains, --for) and keep the logs within their bounds.
+    """Finish what is due (drains, --for), mend what was taken away, keep the logs within bounds.
 
     Every changing command does this too; a timer that calls it bounds the logs of a chatty server
-    on a box where nothing else happens.
+    and steers again from an interface that was made anew. A server that ended is not started.
 
     \b
     Example:

@@ -251,6 +251,7 @@ def keep(spec: Spec) -> Path:
     path = Path(common.config_dir()) / "services" / f"{spec.name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
+    new.touch(0o600)  # its environment may hold secrets
     new.write_text(to_toml(spec))
     os.replace(new, path)
     return path
