@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from viscum import names, ops
 from viscum.apply import OpFailed, apply, apply_all
-from viscum.errors import ViscumError
-from viscum.kernel import director
+from viscum.errors import InputError, Problem, ViscumError
+from viscum.kernel import director, logs
 from viscum.kernel.observe import observe
 from viscum.model import Observed, Steering
 from viscum.plan import plan, steering
-from viscum.store import Store, World
+from viscum.store import Store, World, remove_empty
 
 
 class Change:
@@ -64,23 +66,29 @@ class Change:
         self, world: World, start: frozenset[str] = frozenset(), foreground: bool = False
     ) -> Observed:
         """Makes `world` what is wanted, and so. Raises OpFailed after rolling back."""
-        before = self.world
-        self.store.save(world)
+        before, seen = self.world, self.observe()
+        refuse_other_host(self.host, seen)
+        steps = self.ops(world, seen, start, foreground)
+        self.store.save(_with_leaving(world, before))
         self.world = world
-        seen = self.observe()
         try:
-            apply(self.ops(world, seen, start, foreground), self.told)
+            apply(steps, self.told)
         except OpFailed as failed:
             self.roll_back(before, failed)
             raise
+        for name in before.services.keys() - world.services.keys():
+            self.remove_logs(name)
+        self.store.save(world)
         self.tidy()
         return seen
 
     def roll_back(self, before: World, failed: ViscumError) -> None:
         """Back to `before`; what could not be taken back is added to the error."""
-        self.store.save(before)
+        self.store.save(_with_leaving(before, self.world))
         self.world = before
         left: Sequence[ViscumError] = apply_all(self.ops(before, self.observe()))
+        if not left:
+            self.store.save(before)
         self.tidy()
         if left:
             failed.state = "taking back what was done failed too: " + "; ".join(
@@ -100,10 +108,54 @@ class Change:
         }
         return tuple(s for s in steering(world, seen) if s.sid in mine)
 
+    def remove_logs(self, name: str) -> None:
+        directory = self.store.logs / name
+        for path in directory.glob("*.log") if directory.is_dir() else ():
+            logs.remove(str(path))
+        remove_empty(directory)
+
+    def remove_strange_logs(self) -> None:
+        """Of services that are no more: those that never started keep theirs until then."""
+        directory = self.store.logs
+        for path in directory.iterdir() if directory.is_dir() else ():
+            if path.name not in self.world.services:
+                self.remove_logs(path.name)
+
     def tidy(self) -> None:
         """Without services the state directory goes too."""
         if not self.world.services:
             self.store.tidy()
+
+
+def refuse_other_host(host: names.HostNames, seen: Observed) -> None:
+    """One network namespace has one host: two would take each other's objects for left-overs.
+
+    Raises InputError."""
+    for link in seen.links.values():
+        owner, colon, label = link.alias.partition(":")
+        ours = link.name.startswith(names.LINK_PREFIX) and owner.startswith("viscum")
+        if ours and colon and owner != host.prefix:
+            raise InputError(
+                Problem(
+                    "VISCUM_STATE_DIR",
+                    host.state_dir,
+                    f"another state directory has services in this network namespace ({label} on"
+                    f" {link.name})",
+                    "use that one here, or enter another namespace: "
+                    f"nsenter --net={names.NETNS_DIR}/NAME viscum …",
+                )
+            )
+
+
+def _with_leaving(world: World, before: World) -> World:
+    """What the files say on the way from `before` to `world`: a service that goes is named until
+    all of it is gone, so that a killed command leaves nothing that no record accounts for."""
+    leaving = {
+        name: replace(record, generations=(), retired=(), removing=True)
+        for name, record in before.services.items()
+        if name not in world.services
+    }
+    return World(world.host, {**world.services, **leaving})
 
 
 def _links(host: names.HostNames, seen: Observed) -> tuple[str, ...]:

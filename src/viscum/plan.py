@@ -239,7 +239,7 @@ def mtu(spec: Spec, seen: Observed) -> int:
 
 
 def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
-    exists = i.netns in seen.namespaces
+    exists = i.netns in seen.inner  # a name alone is what a killed command left
     if not exists:
         yield ops.CreateNamespace(i.netns)
     link = seen.links.get(i.link)

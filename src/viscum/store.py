@@ -140,6 +140,7 @@ class Store:
     def tidy(self) -> None:
         """Without services nothing is left of the state directory but a lock someone holds."""
         for name in ("services", "logs"):
+            remove_left_overs(self.dir / name)
             remove_empty(self.dir / name)
         if not (self.dir / "services").exists():
             (self.dir / "host.json").unlink(missing_ok=True)
@@ -208,16 +209,18 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(new, path)
 
 
-def remove_empty(path: Path) -> None:
-    """rmdir, when there is nothing in it but leftovers of a killed write."""
-    if not path.is_dir():
-        return
+def remove_left_overs(path: Path) -> None:
+    """What killed writes left, in a directory whose lock is held."""
     for left in path.glob(".*.new"):
         left.unlink(missing_ok=True)
+
+
+def remove_empty(path: Path) -> None:
+    """rmdir, if it is there and there is nothing in it."""
     try:
         path.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EBUSY, errno.ENOENT):
             raise
 
 
@@ -235,7 +238,10 @@ def lock(
     told = False
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:  # `rm` of the last service removed the directory just now
+            continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -260,11 +266,14 @@ def lock(
             pass
         os.close(fd)
     try:
+        # Programs that it starts hold it too: what a killed command had begun is finished first.
+        os.set_inheritable(fd, True)
         os.truncate(fd, 0)
         os.pwrite(fd, f"`viscum {what}` (pid {os.getpid()})\n".encode(), 0)
         yield
     finally:
         if not (path.parent / "host.json").exists():  # no service is left, nor is anything else
+            remove_left_overs(path.parent)
             path.unlink(missing_ok=True)
-            remove_empty(path.parent)
+            remove_empty(path.parent)  # unless the next command is there already
         os.close(fd)

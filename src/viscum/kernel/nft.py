@@ -54,8 +54,15 @@ def apply(ruleset: str, netns_fd: int | None = None) -> None:
     import subprocess
 
     def run() -> subprocess.CompletedProcess[str]:
+        # With the host's lock (store.py): should this process be killed now, nft goes on, and
+        # whoever comes next is to see what it did, not be overtaken by it.
         return subprocess.run(
-            ["nft", "-f", "-"], input=ruleset, capture_output=True, text=True, timeout=_TIMEOUT_S
+            ["nft", "-f", "-"],
+            input=ruleset,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            close_fds=False,
         )
 
     try:

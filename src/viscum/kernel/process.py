@@ -259,6 +259,7 @@ def _spawn(
     reader, writer = os.pipe()
     forked = os.fork()
     if forked == 0:
+        os.close(reader)
         try:
             if foreground or os.fork() == 0:
                 _child(argv, environment, set_up, writer)
@@ -300,10 +301,12 @@ def _child(
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # Before the caller's descriptors go, its lock among them: a child that ends here because
+        # the caller was killed is not to be seen by the next command as a server that runs.
+        os.write(writer, b"ready\0")
         os.dup2(writer, 3, inheritable=False)
         writer = 3
         os.closerange(4, most)
-        os.write(writer, b"ready\0")
         _execute(argv, environment)
     except Exception as error:  # whatever it is, the parent is the one to raise it
         code, text, name = errno.EINVAL, str(error), at[1]
