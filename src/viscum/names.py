@@ -69,6 +69,12 @@ def number(slot: int) -> int:
     return MARK | slot
 
 
+def mac(slot: int, inside: bool) -> str:
+    """Of the host's or the inner end of the slot's link. Given, not drawn by lot, so that both
+    ends know each other from the first packet on, without ARP and neighbour discovery."""
+    return f"02:76:73:{int(inside):02x}:{slot >> 8:02x}:{slot & 255:02x}"
+
+
 def addresses4(pool: IPv4Network, slot: int) -> tuple[IPv4Address, IPv4Address]:
     """(host's, instance's) address of the slot's /31."""
     return pool[2 * slot], pool[2 * slot + 1]

@@ -57,21 +57,32 @@ class ConnectLink(Struct, frozen=True):
     alias: str
     mtu: int
     addresses: tuple[str, ...]  # the host's, with prefix length
+    own: tuple[str, ...]  # the instance's, in the same order
 
     def describe(self) -> str:
         return f"connect {names.link(self.slot)} to {self.netns} (mtu {self.mtu})"
 
     def shell(self) -> tuple[str, ...]:
         link, number = names.link(self.slot), names.number(self.slot)
+        ours, theirs = names.mac(self.slot, False), names.mac(self.slot, True)
+        inside = f"ip -n {self.netns}"
         return (
             f"ip netns set {self.netns} {number}",
             (
-                f"ip link add {link} index {number} mtu {self.mtu} type veth"
-                f" peer name {names.INNER_LINK} mtu {self.mtu} netns {self.netns}"
+                f"ip link add {link} index {number} mtu {self.mtu} address {ours} type veth"
+                f" peer name {names.INNER_LINK} mtu {self.mtu} address {theirs}"
+                f" netns {self.netns}"
             ),
             f"ip link set {link} alias {quote(self.alias)}",
             f"sysctl -qw net.ipv4.conf.{link}.rp_filter=0 net.ipv4.conf.{link}.src_valid_mark=1",
             f"ip link set {link} up",
+            f"{inside} link set {names.INNER_LINK} up",
+            *(
+                f"{inside} neigh replace {a.partition('/')[0]} lladdr {ours} nud permanent"
+                f" dev {names.INNER_LINK}"
+                for a in self.addresses
+            ),
+            *(f"ip neigh replace {a} lladdr {theirs} nud permanent dev {link}" for a in self.own),
             *(f"ip addr add {a} dev {link}{_nodad(a)}" for a in self.addresses),
         )
 
@@ -79,7 +90,7 @@ class ConnectLink(Struct, frozen=True):
         from viscum.kernel import link, netns
 
         with netns.opened(self.netns) as fd:
-            link.connect(fd, self.slot, self.alias, self.mtu, self.addresses)
+            link.connect(fd, self.slot, self.alias, self.mtu, self.addresses, self.own)
 
 
 class SetMtu(Struct, frozen=True):

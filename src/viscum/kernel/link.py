@@ -6,7 +6,7 @@ import errno
 import socket
 import time
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Literal
 
 from viscum import names
@@ -25,13 +25,22 @@ UNSET = {errno.EEXIST}
 GONE = {errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
 
 
-def connect(netns_fd: int, slot: int, alias: str, mtu: int, addresses: tuple[str, ...]) -> None:
+def connect(
+    netns_fd: int,
+    slot: int,
+    alias: str,
+    mtu: int,
+    addresses: tuple[str, ...],
+    own: tuple[str, ...],
+) -> None:
     """Makes or completes the pair vsN (here) and eth0 (inside).
 
     The netns id is set before the veth exists: the kernel would give it an automatic one, which
-    is reused at once for another namespace (§4.5). Raises OSError.
+    is reused at once for another namespace (§4.5). Both ends know each other's MAC address: an
+    IPv6 link that has just come up can ask nobody for up to a second. Raises OSError.
     """
     name, number = names.link(slot), names.number(slot)
+    ours, theirs = names.mac(slot, False), names.mac(slot, True)
     with Rtnl() as host:
         if host.nsid_of(netns_fd) is None:
             host.set_nsid(netns_fd, number)
@@ -41,12 +50,28 @@ def connect(netns_fd: int, slot: int, alias: str, mtu: int, addresses: tuple[str
             host.delete_link(link.ifindex)
             link = None
         if link is None:
-            host.add_veth(name, names.INNER_LINK, netns_fd, mtu, alias, ifindex=number)
+            host.add_veth(
+                name,
+                names.INNER_LINK,
+                netns_fd,
+                mtu,
+                alias,
+                ifindex=number,
+                mac=ours,
+                peer_mac=theirs,
+            )
         for key, value in (("rp_filter", "0"), ("src_valid_mark", "1")):
             sysctl.write(f"net.ipv4.conf.{name}.{key}", value)
         host.set_link(number, up=True, mtu=mtu, alias=alias)
         for address in addresses:
             _ignoring(UNSET, host.add_address, number, ip_interface(address))
+        for text in own:
+            host.set_neighbour(number, ip_address(text), theirs)
+    with Rtnl(netns_fd) as inside:
+        inner_index = _ifindex(inside, names.INNER_LINK)
+        inside.set_link(inner_index, up=True)
+        for address in addresses:
+            inside.set_neighbour(inner_index, ip_interface(address).ip, ours)
 
 
 def set_mtu(name: str, netns_fd: int, mtu: int) -> None:

@@ -47,11 +47,13 @@ ARPHRD_ETHER, ARPHRD_NONE, ARPHRD_LOOPBACK = 1, 0xFFFE, 772
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_RTM_NEWNEIGH, _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 28, 1, 2, 0x80  # linux/neighbour.h
 _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 
 _IFINFOMSG = Struct("=BxHiII")  # family, type, index, flags, change
 _IFADDRMSG = Struct("=BBBBI")  # family, prefixlen, flags, scope, index
+_NDMSG = Struct("=BBHiHBB")  # family, pads, index, state, flags, type
 _RTMSG = Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, proto, scope, type, flags
 _RTGENMSG = b"\0\0\0\0"
 
@@ -179,21 +181,24 @@ class Rtnl(Tc):
         mtu: int = 0,
         alias: str = "",
         ifindex: int = 0,
+        mac: str = "",
+        peer_mac: str = "",
     ) -> None:
         """A pair: `name` here, `peer_name` in the other namespace, both down. mtu 0: 1500.
 
-        ifindex: the number `name` is to have (0: the kernel's choice).
+        ifindex: the number `name` is to have (0: the kernel's choice); mac, peer_mac: likewise
+        ("": the kernel's choice).
 
         Sets the alias in a second step: RTM_NEWLINK takes it only for a device that exists.
         """
         size = netlink.u32(_IFLA_MTU, mtu) if mtu else b""
         zeros = _IFINFOMSG.pack(0, 0, 0, 0, 0)
         fd = netlink.u32(_IFLA_NET_NS_FD, peer_netns_fd)
-        peer = zeros + netlink.text(_IFLA_IFNAME, peer_name) + fd + size
+        peer = zeros + netlink.text(_IFLA_IFNAME, peer_name) + fd + size + _mac(peer_mac)
         data = netlink.nest(_IFLA_INFO_DATA, netlink.attr(_VETH_INFO_PEER, peer))
         info = netlink.nest(_IFLA_LINKINFO, netlink.text(_IFLA_INFO_KIND, "veth"), data)
         wanted = _IFINFOMSG.pack(0, 0, ifindex, 0, 0)
-        body = wanted + netlink.text(_IFLA_IFNAME, name) + size + info
+        body = wanted + netlink.text(_IFLA_IFNAME, name) + size + _mac(mac) + info
         self.request(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"add link {name}")
         if alias:
             named = netlink.text(_IFLA_IFNAME, name)
@@ -249,6 +254,17 @@ class Rtnl(Tc):
     def delete_address(self, ifindex: int, address: Interface) -> None:
         body = _address(ifindex, address)
         self.request(_RTM_DELADDR, 0, body, f"delete address {address} from link {ifindex}")
+
+    # ---- neighbours
+
+    def set_neighbour(self, ifindex: int, address: Ip, mac: str) -> None:
+        """A permanent entry: nobody is asked for this address on that link."""
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        body = _NDMSG.pack(family, 0, 0, ifindex, _NUD_PERMANENT, 0, 0)
+        body += netlink.attr(_NDA_DST, address.packed)
+        body += netlink.attr(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
+        flags = NLM_F_CREATE | NLM_F_REPLACE
+        self.request(_RTM_NEWNEIGH, flags, body, f"neighbour {address} on link {ifindex}")
 
     # ---- routes
 
@@ -381,6 +397,10 @@ class Rtnl(Tc):
         """FileExistsError if the namespace has an id here already, or the id is taken."""
         body = _RTGENMSG + netlink.u32(_NETNSA_FD, netns_fd) + netlink.s32(_NETNSA_NSID, nsid)
         self.request(_RTM_NEWNSID, 0, body, f"id {nsid:#x} of namespace fd {netns_fd}")
+
+
+def _mac(text: str) -> bytes:
+    return netlink.attr(_IFLA_ADDRESS, bytes.fromhex(text.replace(":", ""))) if text else b""
 
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
