@@ -254,7 +254,8 @@ def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
         and {a.partition("/")[0] for a in addresses} <= {str(a) for a in link.addresses}
     )
     if not complete:
-        yield ops.ConnectLink(i.netns, i.slot, i.alias, wanted_mtu, addresses)
+        own = tuple(str(address) for _, address, _ in i.own)
+        yield ops.ConnectLink(i.netns, i.slot, i.alias, wanted_mtu, addresses, own)
     elif link is not None and link.mtu != wanted_mtu:
         yield ops.SetMtu(i.netns, i.link, wanted_mtu)
     want, have = inner(i), seen.inner.get(i.netns, NEW)
