@@ -112,6 +112,7 @@ class Change:
         directory = self.store.logs / name
         for path in directory.glob("*.log") if directory.is_dir() else ():
             logs.remove(str(path))
+        logs.unmount_dir(str(directory))
         remove_empty(directory)
 
     def remove_strange_logs(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from viscum import egress, names, ops
+from viscum.kernel.cgroup import rounded
 from viscum.model import (
     Address,
     HostRoute,
@@ -291,10 +292,8 @@ def _process(
                 own=tuple(str(own) for _, own, _ in i.own),
                 foreground=foreground,
             )
-    elif group is not None and (group.cpu, group.memory, group.processes) != (
-        limits.cpu,
-        None if limits.memory is None else int(limits.memory),
-        limits.processes,
+    elif group is not None and (group.cpu, group.memory, group.processes) != rounded(
+        limits.cpu, limits.memory, limits.processes
     ):
         yield ops.SetLimits(i.cgroup, limits)
 

@@ -220,7 +220,7 @@ def remove_empty(path: Path) -> None:
     try:
         path.rmdir()
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EBUSY, errno.ENOENT):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ENOENT):
             raise
 
 

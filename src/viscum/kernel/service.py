@@ -22,6 +22,9 @@ def start(op: StartProcess) -> None:
     if journal.present():
         output = journal.connect(f"{op.service}.{op.label}", unit=f"viscum-{op.service}")
     else:
+        # The bound is kept from outside, by every command; should none come for long, a tmpfs of
+        # its own keeps a chatty server from filling the router's memory (docs/decisions.md).
+        logs.mount_dir(os.path.dirname(op.log), max(logs.HARD_STOP, 16 * op.limits.log))
         output = logs.open_log(op.log)
     try:
         with netns.opened(op.netns) as fd:
