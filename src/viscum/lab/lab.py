@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from viscum.errors import InputError, Problem, ViscumError
+from viscum.kernel.logs import unmount_dir
 from viscum.lab import plan
 from viscum.lab.build import build, call, enter, has_netem
 from viscum.lab.plan import Firewall, Settings
@@ -145,7 +146,7 @@ class Lab:
         """
         errors: list[str] = []
         if (NETNS_DIR / self.ap).exists() and _entries(self.state_dir):
-            done = self.viscum("rm", "--all", "--no-wait")
+            done = self.viscum("rm", "--all", "--now")
             if done.returncode:
                 errors.append(f"viscum rm --all on the access point: {done.stderr.strip()}")
         names = self._namespaces() + self._service_namespaces()
@@ -161,6 +162,8 @@ class Lab:
                 call(["ip", "netns", "del", name])
             except ViscumError as error:
                 errors.append(error.message)
+        for logs in self.state_dir.glob("logs/*"):
+            unmount_dir(str(logs))
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             RUN_DIR.rmdir()
