@@ -74,6 +74,8 @@ def test_a_command_line_parses(path: Path, command: str, mentioned: bool) -> Non
         if set(word) <= set(";<>|&"):  # what the shell keeps for itself
             break
         words.append(word)
+    if mentioned and words[1] == "run" and "--" not in words:
+        words += ["--", "server"]
     try:
         parse(words[1:])
     except click.ClickException as error:
