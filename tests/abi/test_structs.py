@@ -15,7 +15,8 @@ import pytest
 from support import need_program
 from viscum import names
 from viscum.kernel.director import abi
-from viscum.kernel.director.ebpf import OBJECT
+from viscum.kernel.director.ebpf import OBJECT, default_sizes
+from viscum.kernel.director.steps import _LRU
 from viscum.model import SteerGeneration, SteerInstance, SteerService
 
 pytestmark = pytest.mark.req("N13")
@@ -127,6 +128,19 @@ def test_macros() -> None:
     assert [number[f"V_{n}"] for n in flags] == [getattr(abi, n) for n in flags]
     assert tuple(number[f"V_DRY_RUN{n}"] for n in range(3)) == abi.DRY_RUN
     assert number["V_DRY_RUN_DONE"] == abi.DRY_RUN_DONE
+
+
+def test_maps_that_the_shell_form_makes() -> None:
+    sizes = {name: struct["size"] for name, struct in btf()[1].items() if "size" in struct}
+    key = sizes["v_flow_key"]
+    assert _LRU == {
+        "flows": (key, sizes["v_flow"]),
+        "replies": (sizes["v_reply_key"], sizes["v_addr"]),
+        "syns": (key, sizes["v_syn"]),
+        "away": (key, 8),
+        "frags": (sizes["v_frag_key"], sizes["v_frag"]),
+    }
+    assert default_sizes().keys() == _LRU.keys()
 
 
 def service(**changes: Any) -> SteerService:

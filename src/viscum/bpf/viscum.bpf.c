@@ -7,7 +7,9 @@
  * came (TC_ACT_UNSPEC, which TCX calls TCX_NEXT), so that what breaks here ends at the cloud.
  *
  * Functions that are not static are verified once, by their arguments' types, instead of once
- * for every state their callers may be in: that keeps the load time down. */
+ * for every state their callers may be in: that keeps the load time down. Up to Linux 6.3 or so
+ * such an argument can't be a map's key or value (bpf_map_lookup_elem: "R2 type=mem"): they are
+ * copied to the function's own stack. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -234,13 +236,13 @@ __noinline int v_find_group(struct v_addr *a)
 
 	if (!a)
 		return 0;
-	group = bpf_map_lookup_elem(&targets, a);
+	k.len = 128;
+	k.addr = *a;
+	group = bpf_map_lookup_elem(&targets, &k.addr);
 	if (!group) {
 		c = bpf_map_lookup_elem(&config, &zero);
 		if (!c || !c->n_prefixes)
 			return 0;
-		k.len = 128;
-		k.addr = *a;
 		group = bpf_map_lookup_elem(&prefixes, &k);
 	}
 	return group ? *group : 0;
@@ -465,13 +467,15 @@ __noinline int v_is_join(struct __sk_buff *skb, struct pkt *p)
 __noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_service *s, int listener, int time_wait)
 {
 	struct v_syn n = {}, *o;
+	struct v_flow_key k;
 	int why, again, copy;
 
 	if (!p || !s)
 		return V_CLOUD_OTHER;
+	k = p->k;
 	n.ns = bpf_ktime_get_boot_ns();
 	n.seq = p->th.seq;
-	o = bpf_map_lookup_elem(&syns, &p->k);
+	o = bpf_map_lookup_elem(&syns, &k);
 	again = o && o->seq == n.seq && n.ns - o->ns < SYN_NS;
 	copy = again && n.ns - o->ns < SYN_TWICE_NS;
 	if (again && !o->edge) {
@@ -501,17 +505,17 @@ __noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_se
 	if (p->dry)
 		return why;
 	if (time_wait >= 0) {
-		bpf_map_delete_elem(&away, &p->k);
+		bpf_map_delete_elem(&away, &k);
 	} else if (!copy) {
 		n.edge = 1;
-		bpf_map_update_elem(&syns, &p->k, &n, BPF_ANY);
+		bpf_map_update_elem(&syns, &k, &n, BPF_ANY);
 	}
 	return why;
 cloud:
 	if (!p->dry) {
-		bpf_map_update_elem(&syns, &p->k, &n, BPF_ANY);
+		bpf_map_update_elem(&syns, &k, &n, BPF_ANY);
 		if (time_wait >= 0)
-			bpf_map_update_elem(&away, &p->k, &n.ns, BPF_ANY);
+			bpf_map_update_elem(&away, &k, &n.ns, BPF_ANY);
 	}
 	return why;
 }
@@ -552,7 +556,8 @@ __noinline enum v_reason v_tcp(struct __sk_buff *skb, struct pkt *p, struct v_se
 	if (cookie >= 0)
 		return v_pick(p, s, cookie) ? edge(skb, p, V_EDGE_COOKIE) : V_CLOUD_DEAD;
 	if (time_wait >= 0) {
-		__u64 *t = bpf_map_lookup_elem(&away, &p->k);
+		struct v_flow_key k = p->k;
+		__u64 *t = bpf_map_lookup_elem(&away, &k);
 
 		if (t && bpf_ktime_get_boot_ns() - *t < SYN_NS)
 			return V_CLOUD_AWAY;
@@ -600,8 +605,8 @@ __noinline int v_look_udp(struct __sk_buff *skb, struct pkt *p)
 /* the server will answer from an address of its own choice: note what to put back */
 static __always_inline void note_reply(struct pkt *p, int sock)
 {
+	struct v_addr *old, target = p->k.dst;
 	struct v_reply_key r;
-	struct v_addr *old;
 
 	if (!(sock & UDP_WILDCARD) || p->dry)
 		return;
@@ -610,8 +615,8 @@ static __always_inline void note_reply(struct pkt *p, int sock)
 	r.sport = p->k.dport;
 	r.slot = p->slot;
 	old = bpf_map_lookup_elem(&replies, &r);
-	if (!old || !same(old, &p->k.dst))
-		bpf_map_update_elem(&replies, &r, &p->k.dst, BPF_ANY);
+	if (!old || !same(old, &target))
+		bpf_map_update_elem(&replies, &r, &target, BPF_ANY);
 }
 
 /* the generation whose instance holds the flow */
@@ -627,7 +632,8 @@ __noinline int v_pick_slot(struct pkt *p, struct v_service *s, __u32 slot)
 
 static __always_inline struct v_flow *live_flow(struct pkt *p, struct v_service *s, __u64 now)
 {
-	struct v_flow *f = bpf_map_lookup_elem(&flows, &p->k);
+	struct v_flow_key k = p->k;
+	struct v_flow *f = bpf_map_lookup_elem(&flows, &k);
 
 	return f && now - f->last_ns < s->udp_idle_ns ? f : 0;
 }
@@ -683,6 +689,7 @@ __noinline enum v_reason v_udp_new(struct __sk_buff *skb, struct pkt *p, struct 
 __noinline enum v_reason v_udp(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
 	struct v_flow n = {}, *f;
+	struct v_flow_key k;
 	__u64 now = bpf_ktime_get_boot_ns();
 	int sock = 0, why;
 
@@ -721,7 +728,8 @@ __noinline enum v_reason v_udp(struct __sk_buff *skb, struct pkt *p, struct v_se
 		n.slot = p->slot;
 		n.edge = 1;
 	}
-	if (bpf_map_update_elem(&flows, &p->k, &n, BPF_ANY) < 0 && why == V_EDGE_UDP_NEW)
+	k = p->k;
+	if (bpf_map_update_elem(&flows, &k, &n, BPF_ANY) < 0 && why == V_EDGE_UDP_NEW)
 		return V_CLOUD_UDP_FULL;
 	if (why == V_EDGE_UDP_NEW)
 		note_reply(p, v_look_udp(skb, p));
