@@ -20,6 +20,7 @@ import click
 
 from viscum.cli.output import note, say, table
 from viscum.errors import ViscumError
+from viscum.host import need_root
 from viscum.lab import CLOUD4, Lab
 
 PHASE = 2.0  # seconds a state is watched
@@ -62,6 +63,7 @@ def demo(keep: bool) -> None:
     Example:
       viscum demo
     """
+    need_root()
     for program in ("nginx", "iperf3", "ip", "tc", "nft"):
         if shutil.which(program) is None:
             raise ViscumError(f"{program} is not installed", hint="make setup")

@@ -9,6 +9,7 @@ import msgspec
 
 from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say
+from viscum.host import need_root
 from viscum.lab import Lab
 
 
@@ -57,6 +58,7 @@ def up(**settings: Any) -> None:
     Example:
       viscum lab up --wan-rtt 60ms --wan-rate 50mbit
     """
+    need_root()
     made = Lab(**settings)
     note("building the lab")
     made.up()
@@ -72,6 +74,7 @@ def down() -> None:
     Example:
       viscum lab down
     """
+    need_root()
     Lab().down()
     say("the lab is down")
 
@@ -114,4 +117,5 @@ def exec_(role: str, command: tuple[str, ...]) -> None:
     Example:
       viscum lab exec ue -- ping -c3 198.18.0.10
     """
+    need_root()
     Lab().exec_in(role, common.without_dashes(command))
