@@ -142,7 +142,8 @@ def logs(
     if not paths:
         host.known(host.load(), name)  # says so if there is no such service
         raise ViscumError(
-            f"{name} has no log", hint=f"with journald its output is there: journalctl -t {name}.1.0 (generation, instance)"
+            f"{name} has no log",
+            hint=f"where there is a journal: journalctl -t {name}.1.0 (generation, instance)",
         )
     ends = {}
     since_ns = None if since is None else int((now() - since) * 1e9)
