@@ -70,7 +70,8 @@ class Host:
             self.trim_logs(change.world)
 
     def load(self) -> World:
-        """The desired world, as the files say."""
+        """The desired world, as the files say. Raises ViscumError, also when not root."""
+        need_root()
         return self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
 
     def _with_pool(self, change: Change) -> World:
@@ -156,7 +157,8 @@ class Host:
             change.commit(change.world.with_record(record))
             outcome = Outcome(name, did)
             if drain == 0:
-                outcome.flows_reset = self.settle(change)
+                self.settle(change)
+                outcome.flows_reset = change.ended.get(name, 0)
         if drain:
             outcome.flows_reset = self.wait_drained(name, lambda r: r.end_flows_at is None, "drain")
         return outcome
@@ -204,11 +206,12 @@ class Host:
             if at_once:
                 record = replace(record, udp_epoch=record.udp_epoch + 1)
             change.commit(change.world.with_record(record))
-            outcome = Outcome(name, "removed", flows_reset=self.settle(change))
+            self.settle(change)
+            outcome = Outcome(name, "removed", flows_reset=change.ended.get(name, 0))
             if not wait and name in change.world.services:
                 outcome.did = "draining"
                 return outcome
-        outcome.flows_reset += self.wait_drained(name, lambda r: False)
+        outcome.flows_reset += self.wait_drained(name, lambda r: not r.removing)
         return outcome
 
     def sweep(self) -> None:
@@ -220,24 +223,24 @@ class Host:
 
     # ---- what is due
 
-    def settle(self, change: Change) -> int:
-        """Finishes what has drained or whose deadline has passed; returns the flows reset."""
+    def settle(self, change: Change) -> None:
+        """Finishes what has drained or whose deadline has passed; change.ended says how many
+        flows were reset for it."""
         due = [r for r in change.world.services.values() if _has_deadline(r)]
         if not due:
-            return 0
+            return
         moment = now()
         udp = self.udp_flows()
         mine = list(instances(change.world, self.names))
-        world, ended = change.world, 0
+        world = change.world
         for record in due:
             record, count = self._settled(record, mine, udp, moment)
-            ended += count
+            change.ended[record.name] = change.ended.get(record.name, 0) + count
             gone = record.removing and not record.generations
             world = world.without(record.name) if gone else world.with_record(record)
         if world != change.world:
             self._stop_removed(change.world, world)
             change.commit(world)
-        return ended
 
     def _settled(
         self, record: Record, mine: list[Instance], udp: dict[int, int], moment: float
@@ -306,10 +309,8 @@ class Host:
                 said = line
             if not left or (deadlines and now() >= min(deadlines)):
                 with self.changing(f"{what} {name}") as change:
-                    record = change.world.services.get(name)
-                    if record is None or done(record):
-                        return ended
-                    ended += self.settle(change)
+                    self.settle(change)
+                ended += change.ended.get(name, 0)
                 continue
             time.sleep(POLL)
 
@@ -368,9 +369,8 @@ class Host:
         if not self.load().services:
             return 0
         with self.changing("tidy") as change:
-            ended = self.settle(change)
             change.commit(change.world)
-            return ended
+        return sum(change.ended.values())
 
     def execute(self, name: str, argv: tuple[str, ...]) -> int:
         """Runs argv where the newest instance's server runs; its exit status."""
@@ -427,10 +427,10 @@ class Host:
 
 
 def need_root() -> None:
-    """Also for looking: other namespaces are open to root only."""
+    """Also for looking: the records and other namespaces are open to root only."""
     if os.geteuid() != 0:
         raise ViscumError(
-            "this looks into the kernel's networking and needs root",
+            "services and the kernel's networking are root's",
             state="nothing was changed",
             hint="sudo viscum …",
         )

@@ -77,9 +77,11 @@ def _translated(problem: Problem) -> Problem:
     path = problem.field.partition("[")[0]
     if problem.value in ("", "[]") and problem.field in GIVE:
         return Problem(FLAGS[path], "", "is missing", GIVE[path])
-    table, _, key = path.rpartition(".")
-    if table == "run.environment" and problem.value == "None":
-        return Problem("-e", key, "has no '='", f"write -e {key}=VALUE")
+    table, dot, key = path.partition("run.environment.")
+    if dot and not table:
+        if problem.value == "None":
+            return Problem("-e", key, "has no '='", f"write -e {key}=VALUE")
+        return Problem("-e", problem.value or key, problem.message, problem.fix)
     field = FLAGS.get(path) or _words(problem.field)
     return Problem(field, problem.value, _words(problem.message), _words(problem.fix))
 

@@ -10,7 +10,6 @@ from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say, table
 from viscum.clock import now
 from viscum.errors import ViscumError
-from viscum.host import need_root
 
 
 @click.command()
@@ -23,7 +22,6 @@ def ls(ctx: click.Context, json_: bool) -> None:
     Example:
       viscum ls
     """
-    need_root()
     host = common.host(ctx)
     found = what.services(host)
     if json_:
@@ -62,7 +60,6 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
     Example:
       viscum status web
     """
-    need_root()
     host = common.host(ctx)
     host.known(host.load(), name)
     s = what.services(host, (name,), deep=True)[0]
