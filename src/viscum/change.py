@@ -36,6 +36,7 @@ class Change:
         self.world = world
         self.told = told
         self.attach = attach
+        self.ended: dict[str, int] = {}  # flows that were reset, by service
 
     def observe(self) -> Observed:
         return observe(self.host)

@@ -103,7 +103,8 @@ class Host:
             world = self._with_pool(change)
             old = world.services.get(spec.name)
             seen = change.observe()
-            addresses = validate.resolve(spec)
+            with self._patience(f"{spec.name}: resolving its targets"):
+                addresses = validate.resolve(spec)
             validate.validate(spec, addresses, world, seen)
             if old is not None and old.spec != spec and not replacing:
                 raise InputError(
@@ -283,7 +284,21 @@ class Host:
             if i.cgroup not in left:
                 op = ops.StopProcess(i.cgroup, float(i.generation.spec.run.stop_timeout))
                 self.told(op)
-                op.apply()
+                with self._patience(f"{i.record.name}: waiting for its processes to end"):
+                    op.apply()
+
+    @contextmanager
+    def _patience(self, line: str) -> Iterator[None]:
+        """Tells `line` if what is done inside takes more than a second."""
+        from threading import Timer
+
+        timer = Timer(1.0, self.progress, (line,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def wait_drained(self, name: str, done: Callable[[Record], bool], what: str = "drain") -> int:
         """Until `done` (or the service is gone); the lock is held only to look and to finish."""

@@ -8,9 +8,11 @@ line "peer" is answered with what came from the server's own outgoing connection
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -73,6 +75,35 @@ def within(lab: Lab, role: str, fn: Callable[[], Any]) -> Any:
         return in_netns(fd, fn)
     finally:
         os.close(fd)
+
+
+def run(
+    lab: Lab, *flags: str, name: str = "web", server: tuple[str, ...] = (), ok: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """`viscum run` of a server (default: one that is called edge) for CLOUD4, CLOUD6 and PORT."""
+    from viscum.lab import CLOUD4, CLOUD6
+
+    target = () if "--target" in flags else ("--target", CLOUD4, "--target", CLOUD6)
+    port = () if "--port" in flags else ("--port", f"{PORT}/tcp")
+    done = lab.viscum(
+        "run", "--name", name, "--on", "wlan0", *target, *port, *flags,
+        "--", *(server or command("edge")),
+    )  # fmt: skip
+    assert not ok or done.returncode == 0, done.stderr
+    return done
+
+
+def viscum(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
+    """A viscum command that has to succeed."""
+    done = lab.viscum(*words)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def status(lab: Lab, name: str = "web") -> dict[str, Any]:
+    """`viscum ls --json` of one service; {} if it is not there."""
+    found = json.loads(viscum(lab, "ls", "--json").stdout)
+    return next((s for s in found if s["name"] == name), {})
 
 
 def hold(lab: Lab, target: str, port: int = PORT, *, source: str = "", role: str = "ue") -> Held:

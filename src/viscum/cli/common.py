@@ -97,9 +97,13 @@ def each(names: tuple[str, ...], all_: bool, known: Host, act: Callable[[str], N
         raise failed
 
 
+def were_reset(flows: int) -> str:
+    return "1 flow was reset" if flows == 1 else f"{flows} flows were reset"
+
+
 def outcome(result: Outcome) -> None:
     """One line for what was done, and the notes."""
-    reset = f"; {result.flows_reset} flows were reset" if result.flows_reset else ""
+    reset = f"; {were_reset(result.flows_reset)}" if result.flows_reset else ""
     say(f"{result.name} {VERBS.get(result.did, result.did)}{reset}")
     for line in result.notes:
         note(f"note: {line}")

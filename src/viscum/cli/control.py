@@ -178,4 +178,4 @@ def tidy(ctx: click.Context) -> None:
     """
     reset = common.host(ctx).tidy()
     if reset:
-        say(f"{reset} flows were reset")
+        say(common.were_reset(reset))

@@ -1,0 +1,216 @@
+"""disable, rm and narrower steering: who is ended when, and who is not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from e2e import echo
+from support import wait_until
+from viscum.lab import CLOUD4, CLOUD6, CLOUDS4, Lab
+
+OTHER = "7001"
+
+
+@pytest.fixture
+def box(lab: Lab) -> Lab:
+    """A lab whose cloud runs the server, on two ports."""
+    echo.start(lab, "cloud", "cloud", "--ports", f"{echo.PORT},{OTHER}")
+    return lab
+
+
+def begin(lab: Lab, *words: str) -> subprocess.Popen[str]:
+    """A viscum command that goes on meanwhile."""
+    viscum = str(Path(sys.executable).with_name("viscum"))
+    return lab.popen(
+        "ap", [viscum, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.req("N9")
+def test_disable_ends_no_flow(box: Lab) -> None:
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as held, echo.hold(box, CLOUD6) as held6:
+        said = echo.viscum(box, "disable", "web")
+        assert "the server keeps running" in said.stderr
+        assert echo.who(box, CLOUD4) == "cloud"
+        assert echo.status(box)["steering"] == "cloud"
+        with echo.hold(box, CLOUD6) as away:
+            assert away.name == "cloud"
+            echo.viscum(box, "enable", "web")
+            assert echo.who(box, CLOUD4) == "edge"
+            assert away.alive(), "nor does enable"
+        assert held.alive()
+        assert held6.alive()
+
+
+@pytest.mark.req("N9")
+def test_disable_drain_resets_what_is_left_and_says_how_many(box: Lab) -> None:
+    echo.run(box)
+    stays = [echo.hold(box, CLOUD4), echo.hold(box, CLOUD6)]
+    leaves = echo.hold(box, CLOUD4)
+    disable = begin(box, "disable", "web", "--drain", "2s")
+    wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "new flows go to the cloud at once")
+    assert disable.poll() is None
+    assert all(h.alive() for h in (*stays, leaves)), "no flow is ended before the limit"
+    leaves.close()
+    out, err = disable.communicate(timeout=20)
+    assert disable.returncode == 0, err
+    assert "2 flows were reset" in out
+    assert "flows still open, ended in" in err
+    assert all(h.was_reset() for h in stays)
+    assert echo.status(box)["state"] == "running"
+    echo.viscum(box, "enable", "web")
+    assert echo.who(box, CLOUD4) == "edge"
+    for h in stays:
+        h.close()
+
+
+@pytest.mark.req("N9")
+def test_disable_drain_does_not_wait_when_nothing_is_left(box: Lab) -> None:
+    echo.run(box)
+    held = echo.hold(box, CLOUD4)
+    disable = begin(box, "disable", "web", "--drain", "1h")
+    wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "disabled")
+    held.close()
+    out, err = disable.communicate(timeout=20)
+    assert disable.returncode == 0, err
+    assert "reset" not in out
+
+
+@pytest.mark.req("N9")
+def test_disable_now_resets_clients_and_nothing_else(box: Lab) -> None:
+    """The server's own connection, even to the address it stands in for, and its listener live."""
+    echo.run(box, server=echo.command("edge", "--dial", f"{CLOUD4}:{echo.PORT}"))
+    held = [echo.hold(box, CLOUD4), echo.hold(box, CLOUD6)]
+    assert {h.name for h in held} == {"edge"}
+    assert held[0].ask("peer") == "peer", "by its own connection to the origin"
+    said = echo.viscum(box, "disable", "web", "--now")
+    assert "2 flows were reset" in said.stdout
+    assert all(h.was_reset() for h in held)
+    assert echo.who(box, CLOUD4) == "cloud", "who connects again reaches the cloud"
+    assert echo.who(box, CLOUD6) == "cloud"
+    echo.viscum(box, "enable", "web")
+    with echo.hold(box, CLOUD4) as again:
+        assert again.pid == held[0].pid, "its listener lives"
+        assert again.ask("peer") == "peer", "its own connection lives"
+    for h in held:
+        h.close()
+
+
+@pytest.mark.req("N2", "N9")
+@pytest.mark.parametrize("verb", ["disable", "enable"])
+def test_for_turns_back_without_any_process(box: Lab, verb: str) -> None:
+    echo.run(box)
+    first, then = ("cloud", "edge") if verb == "disable" else ("edge", "cloud")
+    if verb == "enable":
+        echo.viscum(box, "disable", "web")
+    began = time.monotonic()
+    echo.viscum(box, verb, "web", "--for", "2s")
+    assert echo.who(box, CLOUD4) == first
+    assert 0 < echo.status(box)["turns_back_in"] <= 2
+    with echo.hold(box, CLOUD4) as held:
+        wait_until(lambda: echo.who(box, CLOUD4) == then, "it turns back")
+        assert time.monotonic() - began >= 2
+        assert held.name == first
+        assert held.alive(), "nor does turning back end a flow"
+    assert echo.status(box)["steering"] == then
+    assert echo.status(box)["turns_back_in"] is None
+    echo.viscum(box, "tidy")
+    assert echo.status(box)["steering"] == then
+    assert echo.who(box, CLOUD6) == then
+    echo.viscum(box, verb, "web")
+    assert echo.who(box, CLOUD6) == first
+
+
+@pytest.mark.req("N9")
+def test_rm_waits_for_the_last_flow(box: Lab) -> None:
+    echo.run(box)
+    held = echo.hold(box, CLOUD4)
+    remove = begin(box, "rm", "web")
+    wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "new flows go to the cloud at once")
+    assert echo.status(box)["state"] == "removing"
+    assert held.alive()
+    assert remove.poll() is None
+    held.close()
+    out, err = remove.communicate(timeout=20)
+    assert (remove.returncode, echo.status(box)) == (0, {}), err
+    assert "reset" not in out
+
+
+@pytest.mark.req("N9")
+def test_rm_without_waiting_is_finished_by_a_later_command(box: Lab) -> None:
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as held:
+        said = echo.viscum(box, "rm", "web", "--no-wait")
+        assert "draining" in said.stdout
+        echo.viscum(box, "tidy")
+        assert held.alive()
+        assert echo.who(box, CLOUD4) == "cloud"
+    wait_until(lambda: echo.status(box)["flows"] == 0, "the flow's end")
+    echo.viscum(box, "tidy")
+    assert echo.status(box) == {}
+    assert not box.state_dir.exists()
+
+
+@pytest.mark.req("N9", "N16")
+def test_a_killed_drain_is_gone_on_with(box: Lab) -> None:
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as held:
+        disable = begin(box, "disable", "web", "--drain", "2s")
+        said = ""
+        assert disable.stderr
+        while "still open" not in said:
+            said = disable.stderr.readline()
+        disable.send_signal(signal.SIGKILL)
+        disable.communicate(timeout=10)
+        echo.viscum(box, "tidy")
+        assert held.alive(), "its deadline has not come"
+        assert echo.who(box, CLOUD4) == "cloud"
+        wait_until(
+            lambda: "1 flow was reset" in echo.viscum(box, "tidy").stdout, "the deadline's reset"
+        )
+        assert held.was_reset()
+    echo.viscum(box, "enable", "web")
+    with echo.hold(box, CLOUD4) as held:
+        echo.viscum(box, "tidy")
+        assert held.alive(), "the deadline is forgotten"
+
+
+@pytest.mark.req("N8")
+@pytest.mark.parametrize("what", ["target", "port"])
+def test_narrower_steering_keeps_the_flows_it_had(box: Lab, what: str) -> None:
+    ports = f"{echo.PORT},{OTHER}"
+    both = ("--target", CLOUD4, "--target", CLOUDS4[1], "--port", f"{echo.PORT}/tcp",
+            "--port", f"{OTHER}/tcp")  # fmt: skip
+    less = both[:2] + both[4:] if what == "target" else both[:6]
+    target, port = (CLOUDS4[1], echo.PORT) if what == "target" else (CLOUD4, int(OTHER))
+    server = echo.command("edge", "--ports", ports)
+    echo.run(box, *both, server=server)
+    with echo.hold(box, target, port) as gone, echo.hold(box, CLOUD4) as kept:
+        assert gone.name == kept.name == "edge"
+        echo.run(box, "--replace", *less, server=server)
+        assert gone.alive()
+        assert kept.alive()
+        assert echo.who(box, target, port) == "cloud"
+        with echo.hold(box, CLOUD4) as new:
+            assert new.pid == kept.pid, "in place: the same process"
+        assert gone.alive()
+        assert echo.viscum(box, "tidy").returncode == 0
+        assert gone.alive()
+    wait_until(lambda: echo.status(box)["flows"] == 0, "the flows' end")
+    echo.viscum(box, "tidy")
+    assert not _retired(box)
+    assert echo.who(box, CLOUD4) == "edge"
+
+
+def _retired(lab: Lab) -> bool:
+    """Whether a record keeps the narrowed steering."""
+    files = list((lab.state_dir / "services").glob("*.json"))
+    assert files
+    return any('"retired":[]' not in f.read_text().replace(" ", "") for f in files)

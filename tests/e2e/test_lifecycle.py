@@ -1,0 +1,279 @@
+"""run, upgrade, restart, stop, start, rm: with servers of every awkward kind, and held clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import echo
+from support import wait_until
+from viscum.kernel.cgroup import Group
+from viscum.lab import CLOUD4, CLOUD6, CLOUDS4, Lab
+from viscum.names import HostNames
+
+
+@pytest.fixture
+def box(lab: Lab) -> Lab:
+    """A lab whose cloud runs the server."""
+    echo.start(lab, "cloud", "cloud")
+    return lab
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="vt-", dir="/var/tmp"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def group(lab: Lab, generation: int = 1, instance: int = 0) -> Group:
+    return Group(HostNames(str(lab.state_dir)).cgroup("web", generation, instance))
+
+
+def machine(lab: Lab) -> dict[str, str]:
+    """Everything that a service may leave on its box, but for the state directory."""
+    prefix = HostNames(str(lab.state_dir)).prefix
+    netns = sorted(n for n in os.listdir("/run/netns") if n.startswith(f"{prefix}."))
+    groups = sorted(top for top, _, _ in os.walk("/sys/fs/cgroup") if f"/{prefix}" in top)
+    commands = ("ip -br link", "ip -br addr", "ip rule", "ip -6 rule", "ip route show table all",
+                "nft list ruleset", "tc qdisc", "bpftool net")  # fmt: skip
+    said = {c: lab.run("ap", c.split(), check=True).stdout for c in commands}
+    return said | {"netns": str(netns), "cgroups": str(groups)}
+
+
+@pytest.mark.req("N2", "N16")
+def test_run_again_is_nothing_to_do_and_a_different_spec_is_refused(box: Lab) -> None:
+    echo.run(box)
+    before = echo.status(box)
+    again = echo.run(box)
+    assert "nothing to do" in again.stdout
+    assert echo.status(box)["generations"] == before["generations"]
+
+    other = echo.run(box, server=echo.command("other"), ok=False)
+    assert other.returncode == 2
+    assert "--replace" in other.stderr
+    assert echo.who(box, CLOUD4) == "edge"
+
+    os.kill(before["generations"][0]["instances"][0]["pid"], signal.SIGKILL)
+    wait_until(lambda: not group(box).populated(), "the end of the server")
+    assert echo.status(box)["state"] == "dead"
+    assert echo.who(box, CLOUD4) == "cloud"
+    assert "started" in echo.run(box).stdout, "a dead server is started again"
+    assert echo.who(box, CLOUD6) == "edge"
+
+
+@pytest.mark.req("N8")
+def test_an_upgrade_beside_leaves_old_flows_where_they_are(box: Lab) -> None:
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as old, echo.hold(box, CLOUD6) as old6:
+        upgrade = box.popen(
+            "ap",
+            ["viscum", "run", "--replace", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+             "--target", CLOUD6, "--port", "7000/tcp", "--", *echo.command("newer")],
+            env=box.environment("ap") | {"PATH": _path()},
+        )  # fmt: skip
+        wait_until(lambda: echo.who(box, CLOUD4) == "newer", "the new generation serves")
+        assert upgrade.poll() is None, "it waits for the old flows"
+        assert [g["state"] for g in echo.status(box)["generations"]] == ["live", "draining"]
+        for held in (old, old6):
+            assert held.name == "edge"
+            assert held.alive()
+        assert group(box, 1).populated()
+    assert upgrade.wait(20) == 0
+    assert not group(box, 1).exists(), "drained, the old one is gone"
+    assert [g["number"] for g in echo.status(box)["generations"]] == [2]
+    assert echo.who(box, CLOUD6) == "newer"
+
+
+@pytest.mark.req("N8")
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--say", "no database", "--exit", "3"), "ended before it listened"),
+        (("--say", "no database", "--wait", "/nonexistent"), "did not listen within"),
+    ],
+)
+def test_a_failed_upgrade_is_taken_back(box: Lab, flags: tuple[str, ...], reason: str) -> None:
+    echo.run(box, "--start-timeout", "1s")
+    before, spec = machine(box), echo.viscum(box, "export", "web").stdout
+    with echo.hold(box, CLOUD4) as held:
+        failed = echo.run(
+            box, "--replace", "--start-timeout", "1s",
+            server=echo.command("newer", *flags), ok=False,
+        )  # fmt: skip
+        assert failed.returncode == 1
+        assert reason in failed.stderr
+        assert "no database" in failed.stderr, "its last log lines"
+        assert held.alive()
+    assert echo.who(box, CLOUD4) == "edge"
+    assert echo.viscum(box, "export", "web").stdout == spec
+    assert machine(box) == before
+    assert [g["state"] for g in echo.status(box)["generations"]] == ["live"]
+
+
+@pytest.mark.req("N2", "N16")
+def test_a_first_run_that_ends_leaves_nothing_but_its_log(box: Lab) -> None:
+    before = machine(box)
+    failed = echo.run(
+        box, server=echo.command("edge", "--say", "no database", "--exit", "3"), ok=False
+    )
+    assert failed.returncode == 1
+    assert "no database" in failed.stderr
+    assert machine(box) == before
+    assert echo.status(box) == {}
+    assert "no database" in echo.viscum(box, "logs", "web").stdout
+    assert echo.who(box, CLOUD4) == "cloud"
+    left = {p.name.removesuffix(".index") for p in box.state_dir.rglob("*") if p.is_file()}
+    assert left == {"1.0.log"}
+
+
+@pytest.mark.req("N2")
+def test_a_server_that_does_not_listen_yet_is_said_to(box: Lab, files: Path) -> None:
+    go = files / "go"
+    ran = echo.run(box, "--start-timeout", "300ms", server=echo.command("edge", "--wait", str(go)))
+    assert "does not listen yet on 7000/tcp" in ran.stderr
+    assert echo.status(box)["state"] == "not listening"
+    assert echo.who(box, CLOUD4) == "cloud"
+    go.touch()
+    wait_until(lambda: echo.who(box, CLOUD4) == "edge", "it serves without any further command")
+    assert echo.status(box)["state"] == "running"
+
+
+@pytest.mark.req("N8")
+def test_replace_ends_the_old_before_the_new(box: Lab, files: Path) -> None:
+    """Its lock would not let the new one start beside it."""
+    lock = ("--lock", str(files / "lock"))
+    echo.run(box, server=echo.command("edge", *lock))
+    twice = echo.run(box, "--replace", server=echo.command("newer", *lock), ok=False)
+    assert twice.returncode == 1
+    assert "another one runs" in twice.stderr
+    assert echo.who(box, CLOUD4) == "edge"
+
+    echo.run(box, "--replace", "--upgrade", "replace", server=echo.command("newer", *lock))
+    assert echo.who(box, CLOUD4) == "newer"
+    assert [len(g["instances"]) for g in echo.status(box)["generations"]] == [1]
+    echo.viscum(box, "restart", "web")
+    assert echo.who(box, CLOUD4) == "newer"
+
+
+@pytest.mark.req("N8")
+def test_restart_stop_and_start(box: Lab) -> None:
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as held:
+        first = held.pid
+    echo.viscum(box, "restart", "web")
+    with echo.hold(box, CLOUD4) as held:
+        assert held.name == "edge"
+        assert held.pid != first
+    echo.viscum(box, "stop", "web")
+    assert echo.status(box)["state"] == "stopped"
+    assert echo.who(box, CLOUD4) == "cloud"
+    assert [n for n in os.listdir("/run/netns") if n.startswith(_prefix(box))] == []
+    echo.viscum(box, "start", "web")
+    assert echo.who(box, CLOUD4) == "edge"
+    assert "nothing to do" in echo.viscum(box, "start", "web").stdout
+
+
+@pytest.mark.req("N8", "N10")
+def test_three_instances_share_and_one_that_dies_gives_its_share_to_the_cloud(box: Lab) -> None:
+    echo.run(box, "--instances", "3")
+    instances = echo.status(box)["generations"][0]["instances"]
+    pids = {i["pid"] for i in instances}
+    assert len(pids) == 3
+    held = [echo.hold(box, CLOUD4) for _ in range(60)]
+    counts = {pid: sum(h.pid == pid for h in held) for pid in pids}
+    assert sum(counts.values()) == len(held)
+    assert min(counts.values()) >= 5, "new flows are spread by hash"
+
+    victim = instances[1]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: not group(box, 1, 1).populated(), "the end of one instance")
+    assert all(h.alive() for h in held if h.pid != victim)
+    with_cloud = [echo.hold(box, CLOUD4) for _ in range(60)]
+    now = {h.pid for h in with_cloud if h.name == "edge"}
+    assert now == pids - {victim}
+    assert 5 <= sum(h.name == "cloud" for h in with_cloud) <= 40, "about a third"
+    echo.viscum(box, "start", "web")
+    assert all(h.alive() for h in held if h.pid != victim)
+    after = [echo.hold(box, CLOUD4) for _ in range(60)]
+    assert {h.name for h in after} == {"edge"}
+    assert len({h.pid for h in after}) == 3
+    for h in (*held, *with_cloud, *after):
+        h.close()
+
+
+@pytest.mark.req("N2", "N17")
+@pytest.mark.parametrize("end", ["by itself", "told"])
+def test_foreground_ends_as_the_server_does_and_cleans_up(box: Lab, files: Path, end: str) -> None:
+    before = machine(box)
+    go = files / "go"
+    flags = ("--for", "0.5", "--then", "7") if end == "by itself" else ("--term", "9")
+    running = box.popen(
+        "ap",
+        ["viscum", "run", "--foreground", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+         "--port", "7000/tcp", "--", *echo.command("edge", "--wait", str(go), *flags)],
+        env=box.environment("ap") | {"PATH": _path()}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    go.touch()
+    assert running.stdout
+    assert "started" in running.stdout.readline()
+    if end == "told":
+        assert echo.who(box, CLOUD4) == "edge"
+        running.send_signal(signal.SIGTERM)
+    assert running.wait(20) == (7 if end == "by itself" else 9)
+    running.stdout.close()
+    assert echo.status(box) == {}
+    assert machine(box) == before
+
+
+@pytest.mark.req("N4", "N8")
+def test_apply_of_a_directory_and_prune(box: Lab, files: Path) -> None:
+    for name, target in (("web", CLOUD4), ("mail", CLOUDS4[1])):
+        (files / f"{name}.toml").write_text(
+            f"name = {json.dumps(name)}\ncommand = {json.dumps(list(echo.command(name)))}\n"
+            f'[steer]\ninterfaces = ["wlan0"]\ntargets = ["{target}"]\nports = ["7000/tcp"]\n'
+        )
+    echo.viscum(box, "apply", str(files))
+    assert echo.who(box, CLOUD4) == "web"
+    assert echo.who(box, CLOUDS4[1]) == "mail"
+    (files / "mail.toml").unlink()
+    assert echo.viscum(box, "apply", str(files)).returncode == 0
+    assert echo.who(box, CLOUDS4[1]) == "mail", "without --prune nothing is removed"
+    pruned = echo.viscum(box, "apply", str(files), "--prune")
+    assert "- mail" in pruned.stdout
+    assert echo.who(box, CLOUDS4[1]) == "cloud"
+    assert echo.who(box, CLOUD4) == "web"
+    exported = files / "again.toml"
+    exported.write_text(echo.viscum(box, "export", "web").stdout)
+    (files / "web.toml").unlink()
+    assert "no change" in echo.viscum(box, "apply", str(files)).stdout
+
+
+@pytest.mark.req("N8", "N17")
+def test_limits_change_in_place(box: Lab) -> None:
+    echo.run(box, "--pids-limit", "50")
+    with echo.hold(box, CLOUD4) as held:
+        echo.run(box, "--replace", "--pids-limit", "40", "--cpus", "0.5", "--memory", "64M")
+        assert held.alive()
+        assert group(box).limits() == (0.5, 64 << 20, 40)
+        with echo.hold(box, CLOUD4) as other:
+            assert other.pid == held.pid
+    assert len(echo.status(box)["generations"]) == 1
+
+
+def _prefix(lab: Lab) -> str:
+    return HostNames(str(lab.state_dir)).prefix + "."
+
+
+def _path() -> str:
+    import sys
+
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
