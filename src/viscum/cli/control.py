@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import click
 
 from viscum.cli import common
 from viscum.cli.output import note, say
+from viscum.kernel.process import LaunchError
 from viscum.start import Outcome
 
 names_argument = click.argument("names", nargs=-1, metavar="NAME…")
@@ -161,7 +164,12 @@ def exec_(ctx: click.Context, name: str, command: tuple[str, ...]) -> None:
     Example:
       viscum exec web -- ss -tn
     """
-    ctx.exit(common.host(ctx).execute(name, common.without_dashes(command)))
+    try:
+        status = common.host(ctx).execute(name, common.without_dashes(command))
+    except LaunchError as error:  # as shells and podman have it
+        note(f"viscum: {error.filename or command[0]}: {error.strerror}")
+        status = 127 if error.errno == errno.ENOENT else 126
+    ctx.exit(status)
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import click
 import msgspec
 
@@ -46,7 +48,8 @@ def ls(ctx: click.Context, json_: bool) -> None:
     )
 
 
-ps = ls
+ps = copy(ls)  # podman's name for it
+ps.name, ps.help = "ps", (ls.help or "").replace("viscum ls", "viscum ps")
 
 
 @click.command()
