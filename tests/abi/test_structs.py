@@ -16,7 +16,7 @@ from support import need_program
 from viscum import names
 from viscum.kernel.director import abi
 from viscum.kernel.director.ebpf import OBJECT, default_sizes
-from viscum.kernel.director.steps import _LRU
+from viscum.kernel.director.steps import LRU_SIZES
 from viscum.model import SteerGeneration, SteerInstance, SteerService
 
 pytestmark = pytest.mark.req("N13")
@@ -133,14 +133,14 @@ def test_macros() -> None:
 def test_maps_that_the_shell_form_makes() -> None:
     sizes = {name: struct["size"] for name, struct in btf()[1].items() if "size" in struct}
     key = sizes["v_flow_key"]
-    assert _LRU == {
+    assert {
         "flows": (key, sizes["v_flow"]),
         "replies": (sizes["v_reply_key"], sizes["v_addr"]),
         "syns": (key, sizes["v_syn"]),
         "away": (key, 8),
         "frags": (sizes["v_frag_key"], sizes["v_frag"]),
-    }
-    assert default_sizes().keys() == _LRU.keys()
+    } == LRU_SIZES
+    assert default_sizes().keys() == LRU_SIZES.keys()
 
 
 def service(**changes: Any) -> SteerService:

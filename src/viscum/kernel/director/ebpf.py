@@ -18,7 +18,7 @@ from time import CLOCK_BOOTTIME, clock_gettime_ns
 
 from viscum import names
 from viscum.errors import ViscumError
-from viscum.kernel import bpf
+from viscum.kernel import bpf, libbpf
 from viscum.kernel.director import Explanation, Op, abi, groups
 from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
 from viscum.kernel.director.steps import Attach, Detach, Erase, Load, Loaded, Write
@@ -52,6 +52,10 @@ class EbpfDirector:
             has_tcx()
         except OSError as error:
             return "this kernel is built without BPF" if error.errno == errno.ENOSYS else str(error)
+        try:
+            libbpf.library()
+        except OSError:
+            return "libbpf.so.1 is not installed (apt-get install libbpf1)"
         return None
 
     # ---- what should be, what is, the difference

@@ -14,12 +14,12 @@ import msgspec
 
 from viscum import names
 from viscum.errors import ViscumError
-from viscum.kernel import bpf
+from viscum.kernel import bpf, libbpf
 from viscum.kernel.director import abi, attach
 
 PINS = "$pins"  # a variable of the script
 # (key, value) sizes of the maps whose number of entries is chosen here: a plain bpftool can't.
-_LRU = {
+LRU_SIZES = {
     "flows": (40, 24),
     "replies": (24, 16),
     "syns": (40, 16),
@@ -62,7 +62,7 @@ class Load(msgspec.Struct, frozen=True):
         maps = {name: f"id {m.id}" for name, m in self.loaded.maps.items()}
         made = []
         for name, entries in () if self.again else self.sizes:
-            key, value = _LRU[name]
+            key, value = LRU_SIZES[name]
             maps[name] = f"pinned {PINS}/{name}"
             made.append(
                 f"bpftool map create {PINS}/{name} type lru_hash key {key} value {value}"
@@ -97,7 +97,7 @@ class Load(msgspec.Struct, frozen=True):
     def _load(self) -> None:
         maps = self.loaded.maps if self.again else None
         try:
-            self.loaded.outcome = bpf.load(self.path, sizes=dict(self.sizes), reuse=maps)
+            self.loaded.outcome = libbpf.load(self.path, sizes=dict(self.sizes), reuse=maps)
         except (OSError, ViscumError) as error:
             self.loaded.outcome = error
 
