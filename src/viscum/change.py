@@ -97,7 +97,7 @@ class Change:
             )
             failed.hint = failed.hint or "`viscum rm --all` tries again"
         elif not failed.state:
-            failed.state = "everything this command did was taken back"
+            failed.state = "what was begun is taken back"
 
     def _share(self, world: World, seen: Observed, name: str) -> Steering:
         """The services one director is to steer."""

@@ -10,7 +10,8 @@ import click
 
 from viscum.cli import common
 from viscum.cli.flags import Dashed, in_flags
-from viscum.cli.output import as_json, note, say
+from viscum.cli.output import as_json, fail, note, say
+from viscum.errors import ViscumError
 from viscum.host import Host
 from viscum.spec import Spec, diff, from_mapping, specs_from_paths, to_toml
 from viscum.start import Outcome
@@ -160,10 +161,18 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     if dry_run:
         show_plan(host, specs, sources)
         return
+    failed = 0
     for spec in specs:
-        report(host, spec, host.up(spec))
+        try:
+            report(host, spec, host.up(spec))
+        except ViscumError as error:  # the others are not to suffer, at boot above all
+            failed = fail(error)
     for name in gone if prune else ():
-        common.outcome(host.remove(name))
+        if failed:  # what was to take its place may be what failed
+            note(f"{name} stays, since not everything could be applied")
+        else:
+            common.outcome(host.remove(name))
+    ctx.exit(failed)
 
 
 def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
