@@ -7,7 +7,6 @@ whole in one transaction. It can deny but not grant: an operator's forward polic
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -67,6 +66,8 @@ def ruleset(
             "  }",
         ]
     )
+    import hashlib  # loads OpenSSL: 5 ms, and `ls` needs none of it
+
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
     table = f"inet {names.NFT_TABLE}"
     return (

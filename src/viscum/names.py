@@ -6,7 +6,6 @@ state directory; inside a host every instance has a slot, and all its names foll
 
 from __future__ import annotations
 
-import hashlib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -45,6 +44,8 @@ class HostNames(Struct, frozen=True):
         path = str(Path(self.state_dir).absolute())
         if path == DEFAULT_STATE_DIR:
             return "viscum"
+        import hashlib  # loads OpenSSL: 5 ms that a box with the default directory does not need
+
         return f"viscum-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
 
     def netns(self, service: str, generation: int, instance: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +41,8 @@ def nobody_reads(*fds: int) -> None:
 
 
 def as_json(value: Any) -> None:
+    import json
+
     say(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
 
 

@@ -7,7 +7,6 @@ the steps that make them what is wanted, in an order in which no packet meets ha
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import socket
 import zlib
@@ -145,6 +144,8 @@ class EbpfDirector:
                     yield Attach(loaded, ifindex, link, program, how, clsact)
 
     def _build(self) -> bytes:
+        import hashlib  # loads OpenSSL: 5 ms, and `ls` needs none of it
+
         try:
             return hashlib.sha256(self._path.read_bytes()).digest()[:8]
         except FileNotFoundError:
