@@ -85,6 +85,9 @@ class Change:
 
     def roll_back(self, before: World, failed: ViscumError) -> None:
         """Back to `before`; what could not be taken back is added to the error."""
+        # A slot that was given out is not given out again at once: its namespace may linger.
+        host = replace(before.host, next_slot=self.world.host.next_slot)
+        before = World(host, before.services)
         self.store.save(_with_leaving(before, self.world))
         self.world = before
         left: Sequence[ViscumError] = apply_all(self.ops(before, self.observe()))

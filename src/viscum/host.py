@@ -99,6 +99,7 @@ class Host:
         refused. Returns when the new generation listens (or not yet, and why) and, after an
         upgrade, when the old one has drained.
         """
+        first: Record | None = None  # what has to end before the new generation starts
         with self.changing(f"run {spec.name}") as change:
             world = self._with_pool(change)
             old = world.services.get(spec.name)
@@ -115,11 +116,30 @@ class Host:
                         "give --replace to upgrade it, or choose another name",
                     )
                 )
-            outcome = start.start(
-                self, change, world, old, spec, addresses, slots_taken(seen), as_child
-            )
+            if old is not None and start.ends_first(old, spec):
+                first = old
+                start.end(change, old, spec)
+            else:
+                outcome = start.start(
+                    self, change, world, old, spec, addresses, slots_taken(seen), as_child
+                )
+        if first is not None:
+            return self._after(first, spec, addresses, as_child)
         if any(g.state == "draining" for g in self._record(spec.name).generations):
             outcome.flows_reset += self.wait_drained(spec.name, self._drained_of_old)
+        return outcome
+
+    def _after(
+        self, first: Record, spec: Spec, addresses: tuple[str, ...], as_child: bool = False
+    ) -> Outcome:
+        """`upgrade = "replace"`: the new generation once `first` has ended, without the lock till
+        then."""
+        reset = self.wait_drained(spec.name, lambda r: not r.generations)
+        with self.changing(f"run {spec.name}") as change:
+            record = self.known(change.world, spec.name)
+            taken = slots_taken(change.observe())
+            outcome = start.instead(self, change, record, first, spec, addresses, taken, as_child)
+        outcome.flows_reset += reset
         return outcome
 
     # ---- enable, disable
@@ -186,8 +206,18 @@ class Host:
         """A new generation of the same spec, as an upgrade is: no client notices."""
         with self.changing(f"restart {name}") as change:
             record = self.known(change.world, name)
-            outcome = start.upgrade(self, change, change.world, record, record.spec)
-        outcome.flows_reset += self.wait_drained(name, self._drained_of_old)
+            first = record if start.ends_first(record, record.spec, anyway=True) else None
+            if first is not None:
+                start.end(change, first, first.spec)
+            else:
+                taken = slots_taken(change.observe())
+                outcome = start.upgrade(
+                    self, change, change.world, record, record.spec, record.addresses, taken
+                )
+        if first is not None:
+            outcome = self._after(first, first.spec, first.addresses)
+        else:
+            outcome.flows_reset += self.wait_drained(name, self._drained_of_old)
         outcome.did = "restarted"
         return outcome
 

@@ -84,33 +84,72 @@ def upgrade(
     world: World,
     old: Record,
     spec: Spec,
-    addresses: tuple[str, ...] | None = None,
-    taken: list[int] | None = None,
+    addresses: tuple[str, ...],
+    taken: list[int],
     foreground: bool = False,
 ) -> Outcome:
-    """A new generation beside the old one, or in its place where it can't run twice (N8)."""
+    """A new generation beside what there is of the old ones (N8)."""
     before = change.world
     did = "upgraded" if old.running and old.generations else "started"
     until = evolve.deadline(now(), spec.run.drain)
-    if spec.upgrade == "replace" and old.generations:
-        change.commit(world.with_record(evolve.stopping(old, until)))
-        while change.world.services[spec.name].generations:
-            host.progress(f"{spec.name}: waiting for the old generation's flows to end")
-            time.sleep(0.1)
-            host.settle(change)
-        world, old = change.world, change.world.services[spec.name]
-        before = change.world
-    world = evolve.change_spec(world, old, spec, addresses or old.addresses, until)
-    world = evolve.add_generation(world, world.services[spec.name], spec, taken or [])
+    world = evolve.change_spec(world, old, spec, addresses, until)
+    world = evolve.add_generation(world, world.services[spec.name], spec, taken)
     change.commit(world, frozenset({spec.name}), foreground)
-    return listen(host, change, before, Outcome(spec.name, did))
+    return listen(host, change, before, Outcome(spec.name, did), bool(old.generations))
 
 
-def listen(host: Host, change: Change, before: World | None, outcome: Outcome) -> Outcome:
+def ends_first(old: Record, spec: Spec, *, anyway: bool = False) -> bool:
+    """Whether the old generation has to end before the new one starts: a server that can't run
+    twice. anyway: also when the spec does not ask for new processes (`restart`)."""
+    if spec.upgrade != "replace" or not old.generations:
+        return False
+    return anyway or not _wanted(old) or evolve.is_upgrade(old.spec, spec)
+
+
+def end(change: Change, old: Record, spec: Spec) -> None:
+    """No new flows for it; it ends with its last one, or at the new spec's drain limit."""
+    until = evolve.deadline(now(), spec.run.drain)
+    change.commit(change.world.with_record(evolve.stopping(old, until)))
+
+
+def instead(
+    host: Host,
+    change: Change,
+    record: Record,
+    first: Record,
+    spec: Spec,
+    addresses: tuple[str, ...],
+    taken: list[int],
+    foreground: bool,
+) -> Outcome:
+    """The new generation where `first` was; `record` is what has become of that.
+
+    If it ends or does not listen in time, the old spec is started again.
+    """
+    before, name = change.world, frozenset({spec.name})
+    goes_back = _wanted(first)
+    world = evolve.change_spec(before, record, spec, addresses, None)
+    world = evolve.add_generation(world, world.services[spec.name], spec, taken)
+    change.commit(world, name, foreground)
+    outcome = Outcome(spec.name, "upgraded" if goes_back else "started")
+    try:
+        return listen(host, change, before, outcome, goes_back)
+    except StartFailed as failed:
+        if goes_back:
+            old = change.world.services[spec.name]
+            upgrade(host, change, change.world, old, old.spec, old.addresses, taken)
+            failed.state = f"the new generation is removed; {spec.name} was started as it was"
+        raise
+
+
+def listen(
+    host: Host, change: Change, before: World | None, outcome: Outcome, had: bool = False
+) -> Outcome:
     """Waits until the newest generation listens, and makes it live; rolls back to `before`.
 
-    before: the world to go back to when the server ends (or, for an upgrade, does not listen in
-    time); None: it was running already, nothing is taken back.
+    before: the world to go back to when the server ends (or, where there is an old generation
+    to go back to, does not listen in time); None: it was running already, nothing is taken back.
+    had: whether there is one.
     """
     name = outcome.name
     record = change.world.services[name]
@@ -128,11 +167,6 @@ def listen(host: Host, change: Change, before: World | None, outcome: Outcome) -
             continue
         if ended or (missing and _nothing(i)):
             log = logs.tail(str(host.store.log(name, i.generation.number, i.index)), LOG_LINES)
-            had = (
-                before is not None
-                and name in before.services
-                and bool(before.services[name].generations)
-            )
             if ended or had:
                 what = "ended before it listened" if ended else f"did not listen within {limit:g} s"
                 failed = StartFailed(

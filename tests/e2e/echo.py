@@ -100,6 +100,14 @@ def viscum(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def begin(lab: Lab, *words: str) -> subprocess.Popen[str]:
+    """A viscum command that goes on meanwhile; `communicate()` ends it."""
+    program = os.path.join(os.path.dirname(sys.executable), "viscum")
+    return lab.popen(
+        "ap", [program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def status(lab: Lab, name: str = "web") -> dict[str, Any]:
     """`viscum ls --json` of one service; {} if it is not there."""
     found = json.loads(viscum(lab, "ls", "--json").stdout)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -22,14 +19,6 @@ def box(lab: Lab) -> Lab:
     """A lab whose cloud runs the server, on two ports."""
     echo.start(lab, "cloud", "cloud", "--ports", f"{echo.PORT},{OTHER}")
     return lab
-
-
-def begin(lab: Lab, *words: str) -> subprocess.Popen[str]:
-    """A viscum command that goes on meanwhile."""
-    viscum = str(Path(sys.executable).with_name("viscum"))
-    return lab.popen(
-        "ap", [viscum, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 @pytest.mark.req("N9")
@@ -54,7 +43,7 @@ def test_disable_drain_resets_what_is_left_and_says_how_many(box: Lab) -> None:
     echo.run(box)
     stays = [echo.hold(box, CLOUD4), echo.hold(box, CLOUD6)]
     leaves = echo.hold(box, CLOUD4)
-    disable = begin(box, "disable", "web", "--drain", "2s")
+    disable = echo.begin(box, "disable", "web", "--drain", "2s")
     wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "new flows go to the cloud at once")
     assert disable.poll() is None
     assert all(h.alive() for h in (*stays, leaves)), "no flow is ended before the limit"
@@ -75,7 +64,7 @@ def test_disable_drain_resets_what_is_left_and_says_how_many(box: Lab) -> None:
 def test_disable_drain_does_not_wait_when_nothing_is_left(box: Lab) -> None:
     echo.run(box)
     held = echo.hold(box, CLOUD4)
-    disable = begin(box, "disable", "web", "--drain", "1h")
+    disable = echo.begin(box, "disable", "web", "--drain", "1h")
     wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "disabled")
     held.close()
     out, err = disable.communicate(timeout=20)
@@ -132,7 +121,7 @@ def test_for_turns_back_without_any_process(box: Lab, verb: str) -> None:
 def test_rm_waits_for_the_last_flow(box: Lab) -> None:
     echo.run(box)
     held = echo.hold(box, CLOUD4)
-    remove = begin(box, "rm", "web")
+    remove = echo.begin(box, "rm", "web")
     wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "new flows go to the cloud at once")
     assert echo.status(box)["state"] == "removing"
     assert held.alive()
@@ -162,7 +151,7 @@ def test_rm_without_waiting_is_finished_by_a_later_command(box: Lab) -> None:
 def test_a_killed_drain_is_gone_on_with(box: Lab) -> None:
     echo.run(box)
     with echo.hold(box, CLOUD4) as held:
-        disable = begin(box, "disable", "web", "--drain", "2s")
+        disable = echo.begin(box, "disable", "web", "--drain", "2s")
         said = ""
         assert disable.stderr
         while "still open" not in said:

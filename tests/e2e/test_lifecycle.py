@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_run_again_is_nothing_to_do_and_a_different_spec_is_refused(box: Lab) ->
     before = echo.status(box)
     again = echo.run(box)
     assert "nothing to do" in again.stdout
-    assert echo.status(box)["generations"] == before["generations"]
+    assert _pids(box) == [i["pid"] for i in before["generations"][0]["instances"]]
 
     other = echo.run(box, server=echo.command("other"), ok=False)
     assert other.returncode == 2
@@ -74,11 +73,9 @@ def test_run_again_is_nothing_to_do_and_a_different_spec_is_refused(box: Lab) ->
 def test_an_upgrade_beside_leaves_old_flows_where_they_are(box: Lab) -> None:
     echo.run(box)
     with echo.hold(box, CLOUD4) as old, echo.hold(box, CLOUD6) as old6:
-        upgrade = box.popen(
-            "ap",
-            ["viscum", "run", "--replace", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
-             "--target", CLOUD6, "--port", "7000/tcp", "--", *echo.command("newer")],
-            env=box.environment("ap") | {"PATH": _path()},
+        upgrade = echo.begin(
+            box, "run", "--replace", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+            "--target", CLOUD6, "--port", "7000/tcp", "--", *echo.command("newer"),
         )  # fmt: skip
         wait_until(lambda: echo.who(box, CLOUD4) == "newer", "the new generation serves")
         assert upgrade.poll() is None, "it waits for the old flows"
@@ -87,7 +84,8 @@ def test_an_upgrade_beside_leaves_old_flows_where_they_are(box: Lab) -> None:
             assert held.name == "edge"
             assert held.alive()
         assert group(box, 1).populated()
-    assert upgrade.wait(20) == 0
+    upgrade.communicate(timeout=20)
+    assert upgrade.returncode == 0
     assert not group(box, 1).exists(), "drained, the old one is gone"
     assert [g["number"] for g in echo.status(box)["generations"]] == [2]
     assert echo.who(box, CLOUD6) == "newer"
@@ -162,6 +160,32 @@ def test_replace_ends_the_old_before_the_new(box: Lab, files: Path) -> None:
     assert [len(g["instances"]) for g in echo.status(box)["generations"]] == [1]
     echo.viscum(box, "restart", "web")
     assert echo.who(box, CLOUD4) == "newer"
+    assert len(echo.status(box)["generations"]) == 1
+
+
+@pytest.mark.req("N8", "N16")
+def test_replace_waits_without_the_lock_and_goes_back_to_the_old(box: Lab, files: Path) -> None:
+    lock = ("--lock", str(files / "lock"))
+    echo.run(box, server=echo.command("edge", *lock))
+    before = echo.viscum(box, "export", "web").stdout
+    with echo.hold(box, CLOUD4) as held:
+        upgrade = echo.begin(
+            box, "run", "--replace", "--upgrade", "replace", "--start-timeout", "500ms",
+            "--name", "web", "--on", "wlan0", "--target", CLOUD4, "--port", "7000/tcp",
+            "--", *echo.command("newer", *lock, "--say", "no database", "--wait", "/nonexistent"),
+        )  # fmt: skip
+        wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "new flows go to the cloud")
+        assert "nothing to do" not in echo.viscum(box, "--lock-timeout", "1", "tidy").stderr
+        assert held.alive()
+        assert upgrade.poll() is None
+    _, err = upgrade.communicate(timeout=30)
+    assert upgrade.returncode == 1
+    assert "did not listen within" in err
+    assert "no database" in err
+    assert "started as it was" in err
+    assert echo.who(box, CLOUD4) == "edge"
+    assert echo.who(box, CLOUD6) == "edge"
+    assert echo.viscum(box, "export", "web").stdout == before
 
 
 @pytest.mark.req("N8")
@@ -216,11 +240,9 @@ def test_foreground_ends_as_the_server_does_and_cleans_up(box: Lab, files: Path,
     before = machine(box)
     go = files / "go"
     flags = ("--for", "0.5", "--then", "7") if end == "by itself" else ("--term", "9")
-    running = box.popen(
-        "ap",
-        ["viscum", "run", "--foreground", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
-         "--port", "7000/tcp", "--", *echo.command("edge", "--wait", str(go), *flags)],
-        env=box.environment("ap") | {"PATH": _path()}, stdout=subprocess.PIPE, text=True,
+    running = echo.begin(
+        box, "run", "--foreground", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+        "--port", "7000/tcp", "--", *echo.command("edge", "--wait", str(go), *flags),
     )  # fmt: skip
     go.touch()
     assert running.stdout
@@ -228,8 +250,8 @@ def test_foreground_ends_as_the_server_does_and_cleans_up(box: Lab, files: Path,
     if end == "told":
         assert echo.who(box, CLOUD4) == "edge"
         running.send_signal(signal.SIGTERM)
-    assert running.wait(20) == (7 if end == "by itself" else 9)
-    running.stdout.close()
+    running.communicate(timeout=20)
+    assert running.returncode == (7 if end == "by itself" else 9)
     assert echo.status(box) == {}
     assert machine(box) == before
 
@@ -269,11 +291,9 @@ def test_limits_change_in_place(box: Lab) -> None:
     assert len(echo.status(box)["generations"]) == 1
 
 
+def _pids(lab: Lab) -> list[int]:
+    return [i["pid"] for g in echo.status(lab)["generations"] for i in g["instances"]]
+
+
 def _prefix(lab: Lab) -> str:
     return HostNames(str(lab.state_dir)).prefix + "."
-
-
-def _path() -> str:
-    import sys
-
-    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"

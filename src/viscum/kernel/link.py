@@ -21,6 +21,7 @@ FAMILY: dict[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 VERSION = {family: version for version, family in FAMILY.items()}
 LOCAL_TIMEOUT = 2.0  # seconds; then it goes on, and the next SYNs go to the cloud
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+NSID_TIMEOUT = 10.0  # seconds; then the id is asked for all the same, and the error is told
 UNSET = {errno.EEXIST}
 GONE = {errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV}
 
@@ -43,6 +44,7 @@ def connect(
     ours, theirs = names.mac(slot, False), names.mac(slot, True)
     with Rtnl() as host:
         if host.nsid_of(netns_fd) is None:
+            _await_free(host, number)
             host.set_nsid(netns_fd, number)
         link = host.link(name)
         if link is not None and link.nsid != number:
@@ -72,6 +74,14 @@ def connect(
         inside.set_link(inner_index, up=True)
         for address in addresses:
             inside.set_neighbour(inner_index, ip_interface(address).ip, ours)
+
+
+def _await_free(host: Rtnl, nsid: int) -> None:
+    """An id is free again when a kernel worker has taken the namespace that had it apart: some
+    10 ms after its end, seconds where a socket of it waits for its last acknowledgement."""
+    end = time.monotonic() + NSID_TIMEOUT
+    while nsid in host.nsids() and time.monotonic() < end:
+        time.sleep(0.002)
 
 
 def set_mtu(name: str, netns_fd: int, mtu: int) -> None:
