@@ -138,20 +138,48 @@ def _firewall() -> Iterator[Finding]:
 
 
 def _egress(spec: Spec) -> Iterator[Finding]:
-    if spec.egress.allow or spec.steer.firewall == "honour":
-        yield from _dropping()
+    honour = spec.steer.firewall == "honour"
+    if spec.egress.allow or honour:
+        yield from _dropping(honour=honour)
 
 
-def _dropping() -> Iterator[Finding]:
-    for c in _chains():
-        if c.hook == "forward" and c.policy == "drop" and c.table != names.NFT_TABLE:
+COMMENT = "viscum"  # of the rules below, by which they are found again
+
+
+def _dropping(*, honour: bool = False) -> Iterator[Finding]:
+    """Forward policies of drop that no rule of the operator's opens to services.
+
+    What services send is held by our own table, so the operator's may accept all of it, first.
+    What clients send to them (with `honour`) must come after the rules that drop clients.
+    """
+    dropping = [
+        c
+        for c in _chains()
+        if c.hook == "forward" and c.policy == "drop" and c.table != names.NFT_TABLE
+    ]
+    if not dropping:
+        return
+    there = {(r.family, r.table, r.chain, r.comment) for r in nft.rules()}
+    link = f'"{names.LINK_PREFIX}*"'
+    for c in dropping:
+        key = (c.family, c.table, c.name)
+        name = " ".join(key)
+        comment = f'comment "{COMMENT}"'
+        if (*key, COMMENT) not in there:
             yield Finding(
                 "warn",
-                f"the chain {c.family} {c.table} {c.name} drops what it does not accept, also "
-                "what servers send to the Internet",
-                f"nft insert rule {c.family} {c.table} {c.name} "
-                f'iifname "{names.LINK_PREFIX}*" accept; nft insert rule {c.family} {c.table} '
-                f'{c.name} oifname "{names.LINK_PREFIX}*" accept',
+                f"the chain {name} drops what it does not accept, also what servers send to the "
+                "Internet",
+                f"nft insert rule {name} iifname {link} accept {comment}; nft insert rule {name} "
+                f"oifname {link} ct state established,related accept {comment}",
+            )
+        if honour and (*key, f"{COMMENT} honour") not in there:
+            yield Finding(
+                "warn",
+                f'the chain {name} drops what it does not accept, also what firewall = "honour" '
+                "lets clients send to servers",
+                f'nft add rule {name} oifname {link} accept comment "{COMMENT} honour" (after '
+                "the rules that drop clients)",
             )
 
 

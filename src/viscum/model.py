@@ -136,6 +136,7 @@ class HostLink(Struct, frozen=True):
     mac: str = ""
     has_default: bool = False  # a default route leaves by it
     networks: tuple[Network, ...] = ()  # its connected networks
+    behind: tuple[Network, ...] = ()  # networks that a gateway on it leads to, but the default
     addresses: tuple[Address, ...] = ()
 
 

@@ -354,11 +354,19 @@ def _stable(items: Iterable[HostRule] | Iterable[HostRoute]) -> list:  # type: i
 
 
 def _ruleset(wanted: list[Instance], world: World, seen: Observed) -> str:
+    clients = {name for i in wanted for name in i.record.spec.steer.interfaces}
     lan = {
         network
         for link in seen.links.values()
-        if not (link.has_default or link.name == "lo" or link.name.startswith(names.LINK_PREFIX))
-        for network in link.networks
+        if link.name != "lo" and not link.alias.startswith("viscum")
+        # Where the Internet is the neighbours are not LAN, unless clients are there as well.
+        for network in (
+            (*link.networks, *link.behind)
+            if not link.has_default
+            else link.networks
+            if link.name in clients
+            else ()
+        )
     }
     pools = [ip_network(p) for p in (world.host.pool4, world.host.pool6) if p]
     return egress.ruleset(

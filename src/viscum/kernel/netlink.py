@@ -95,6 +95,19 @@ def nest(kind: int, *attributes: bytes) -> bytes:
     return attr(kind | NLA_F_NESTED, b"".join(attributes))
 
 
+def parse_list(data: bytes) -> list[bytes]:
+    """The contents of an array's attributes, in order, whatever their type."""
+    found: list[bytes] = []
+    offset = 0
+    while offset + 4 <= len(data):
+        length, _ = _ATTR.unpack_from(data, offset)
+        if length < 4:
+            break
+        found.append(data[offset + 4 : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
 def parse(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """The attributes from `offset` on, by type without its flags; the last of equal ones wins."""
     found: dict[int, bytes] = {}

@@ -5,6 +5,7 @@ so that observing starts no process. Source: linux/netfilter/nf_tables.h, nft(8)
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,13 +16,16 @@ from viscum.kernel.nfnetlink import HEADER_SIZE, Netfilter, header, is_unsupport
 from viscum.kernel.syscalls import in_netns
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_GETTABLE, _DELTABLE, _GETCHAIN = (_SUBSYSTEM << 8 | n for n in (1, 2, 4))
+_GETTABLE, _DELTABLE, _GETCHAIN, _GETRULE = (_SUBSYSTEM << 8 | n for n in (1, 2, 4, 7))
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NFTA_TABLE_NAME, _NFTA_TABLE_USERDATA = 1, 6
 _NFTA_CHAIN_TABLE, _NFTA_CHAIN_NAME, _NFTA_CHAIN_HOOK = 1, 3, 4
 _NFTA_CHAIN_POLICY, _NFTA_CHAIN_TYPE = 5, 7
 _NFTA_HOOK_HOOKNUM, _NFTA_HOOK_PRIORITY = 1, 2
-_UDATA_TABLE_COMMENT = 0  # libnftnl/udata.h NFTNL_UDATA_TABLE_COMMENT
+_NFTA_RULE_TABLE, _NFTA_RULE_CHAIN, _NFTA_RULE_EXPRESSIONS, _NFTA_RULE_USERDATA = 1, 2, 4, 7
+_NFTA_EXPR_NAME, _NFTA_EXPR_DATA = 1, 2
+_NFTA_COMPAT_NAME = 1  # NFTA_MATCH_NAME, NFTA_TARGET_NAME: what iptables-nft writes
+_UDATA_COMMENT = 0  # libnftnl/udata.h NFTNL_UDATA_TABLE_COMMENT, NFTNL_UDATA_RULE_COMMENT
 
 FAMILIES = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6": 10}
 _NAMES = {number: name for name, number in FAMILIES.items()}
@@ -47,6 +51,16 @@ class Chain(msgspec.Struct, frozen=True):
     hook: str
     prio: int
     policy: str
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """words: the names of its expressions, such as "ct", "masq" or (of iptables) "conntrack"."""
+
+    family: str
+    table: str
+    chain: str
+    comment: str
+    words: frozenset[str]
 
 
 def apply(ruleset: str, netns_fd: int | None = None) -> None:
@@ -82,7 +96,8 @@ def tables(netns_fd: int | None = None) -> list[Table]:
     for body in _dump(_GETTABLE, "nft tables", netns_fd):
         a = netlink.parse(body, HEADER_SIZE)
         family = _NAMES.get(body[0], str(body[0]))
-        found.append(Table(family, get_text(a, _NFTA_TABLE_NAME), _comment(a)))
+        comment = _comment(a.get(_NFTA_TABLE_USERDATA, b""))
+        found.append(Table(family, get_text(a, _NFTA_TABLE_NAME), comment))
     return found
 
 
@@ -96,7 +111,7 @@ def table_comment(family: str, name: str, netns_fd: int | None = None) -> str | 
         if e.errno == errno.ENOENT or is_unsupported(e):
             return None
         raise
-    return _comment(netlink.parse(answer, HEADER_SIZE))
+    return _comment(netlink.parse(answer, HEADER_SIZE).get(_NFTA_TABLE_USERDATA, b""))
 
 
 def delete_table(family: str, name: str, netns_fd: int | None = None) -> None:
@@ -141,6 +156,32 @@ def base_chains(netns_fd: int | None = None) -> list[Chain]:
     return found
 
 
+def rules(netns_fd: int | None = None) -> list[Rule]:
+    """Every rule of every table, without what it says in detail."""
+    found = []
+    for body in _dump(_GETRULE, "nft rules", netns_fd):
+        a = netlink.parse(body, HEADER_SIZE)
+        found.append(
+            Rule(
+                family=_NAMES.get(body[0], str(body[0])),
+                table=get_text(a, _NFTA_RULE_TABLE),
+                chain=get_text(a, _NFTA_RULE_CHAIN),
+                comment=_comment(a.get(_NFTA_RULE_USERDATA, b"")),
+                words=frozenset(_words(a.get(_NFTA_RULE_EXPRESSIONS, b""))),
+            )
+        )
+    return found
+
+
+def _words(expressions: bytes) -> Iterator[str]:
+    for element in netlink.parse_list(expressions):
+        a = netlink.parse(element)
+        name = get_text(a, _NFTA_EXPR_NAME)
+        yield name
+        if name in ("match", "target"):
+            yield get_text(netlink.parse(a.get(_NFTA_EXPR_DATA, b"")), _NFTA_COMPAT_NAME)
+
+
 def _dump(kind: int, what: str, netns_fd: int | None) -> list[bytes]:
     try:
         with Netfilter(netns_fd) as nf:
@@ -151,12 +192,11 @@ def _dump(kind: int, what: str, netns_fd: int | None) -> list[bytes]:
         raise
 
 
-def _comment(attributes: dict[int, bytes]) -> str:
+def _comment(data: bytes) -> str:
     """nft keeps comments for itself, as (type, length, value) of 8, 8 and length * 8 bits."""
-    data = attributes.get(_NFTA_TABLE_USERDATA, b"")
     while len(data) >= 2:
         kind, length = data[0], data[1]
-        if kind == _UDATA_TABLE_COMMENT:
+        if kind == _UDATA_COMMENT:
             return data[2 : 2 + length].rstrip(b"\0").decode(errors="replace")
         data = data[2 + length :]
     return ""

@@ -51,7 +51,8 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
                 nsid=entry.nsid,
                 mac=entry.mac or "",
                 has_default=any(not r.dst.prefixlen and r.oif == entry.ifindex for r in main),
-                networks=tuple(_connected(main, entry.ifindex)),
+                networks=tuple(_reached(main, entry.ifindex, by_gateway=False)),
+                behind=tuple(_reached(main, entry.ifindex, by_gateway=True)),
                 addresses=tuple(a.address.ip for a in addresses if a.ifindex == entry.ifindex),
             )
             for entry in links
@@ -84,8 +85,13 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
     )
 
 
-def _connected(main: list[Route], ifindex: int) -> list[Network]:
-    found = (r.dst for r in main if r.oif == ifindex and r.via is None and r.dst.prefixlen)
+def _reached(main: list[Route], ifindex: int, *, by_gateway: bool) -> list[Network]:
+    """Half of everything (0.0.0.0/1, as VPN clients set) counts as a default route."""
+    found = (
+        r.dst
+        for r in main
+        if r.oif == ifindex and (r.via is not None) == by_gateway and r.dst.prefixlen > 1
+    )
     return [n for n in found if not n.is_link_local and not n.is_multicast]
 
 
