@@ -9,13 +9,15 @@ from __future__ import annotations
 from viscum.errors import InputError, Problem
 from viscum.speccheck import Claim, Overlap, check_against, overlaps
 from viscum.specdiff import FieldChange, diff, needs_new_generation
-from viscum.specfiles import specs_from_paths
-from viscum.specread import from_mapping, from_toml
+from viscum.specfiles import BadFiles, specs_from_paths
+from viscum.specread import BadSpec, from_mapping, from_toml
 from viscum.spectypes import Egress, Limits, Run, Spec, Steer, Udp
 from viscum.specwrite import to_mapping, to_toml, toml_value
 from viscum.values import BadValue, Bytes, EgressRule, Port, Seconds
 
 __all__ = [
+    "BadFiles",
+    "BadSpec",
     "BadValue",
     "Bytes",
     "Claim",

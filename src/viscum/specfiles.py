@@ -8,8 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from viscum.errors import InputError, Problem
-from viscum.specread import from_toml
+from viscum.specread import BadSpec, from_toml
 from viscum.spectypes import Spec
+
+
+class BadFiles(InputError):
+    """found: the specs as far as they could be read, as `specs_from_paths` returns them."""
+
+    def __init__(self, found: list[tuple[Path, Spec]], *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.found = found
+
 
 MAX_FILE = 2**20  # bytes; a spec of a few lines has no need of more
 
@@ -17,9 +26,10 @@ MAX_FILE = 2**20  # bytes; a spec of a few lines has no need of more
 def specs_from_paths(paths: Iterable[str | Path]) -> list[tuple[Path, Spec]]:
     """Reads every FILE, and every *.toml of every DIRECTORY in the order of their names.
 
-    A file given twice counts once. Raises InputError with the problems of all files.
+    A file given twice counts once. Raises BadFiles with the problems of all files.
     """
     found: list[tuple[Path, Spec]] = []
+    partial: list[tuple[Path, Spec]] = []
     problems: list[Problem] = []
     seen: set[tuple[int, int]] = set()
     named: dict[str, Path] = {}
@@ -35,6 +45,10 @@ def specs_from_paths(paths: Iterable[str | Path]) -> list[tuple[Path, Spec]]:
                 if content is None:
                     continue
                 spec = from_toml(content, source=str(path))
+            except BadSpec as error:
+                problems.extend(error.problems)
+                partial.append((path, error.partial))
+                continue
             except InputError as error:
                 problems.extend(error.problems)
                 continue
@@ -50,7 +64,7 @@ def specs_from_paths(paths: Iterable[str | Path]) -> list[tuple[Path, Spec]]:
                 )
             found.append((path, spec))
     if problems:
-        raise InputError(*problems)
+        raise BadFiles([*found, *partial], *problems)
     return found
 
 

@@ -21,6 +21,15 @@ from viscum.values import BadValue, Kind, kind_of, nearest, shown
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
+class BadSpec(InputError):
+    """partial: what could be read, for checks that go further: defaults in place of the rest, and
+    nothing in place of what is unreadable in an array."""
+
+    def __init__(self, partial: Spec, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.partial = partial
+
+
 def from_mapping(
     given: object, *, source: str = "", flags: Mapping[str, str] | None = None
 ) -> Spec:
@@ -34,8 +43,19 @@ def from_mapping(
     wrong = {problem.field for problem in reader.problems}
     problems = reader.problems + [p for p in across(spec) if p.field not in wrong]
     if problems:
-        raise InputError(*(_renamed(problem, source, flags or {}) for problem in problems))
+        found = (_renamed(problem, source, flags or {}) for problem in problems)
+        raise BadSpec(_readable(spec), *found)
     return spec
+
+
+def _readable(table: Any) -> Any:
+    """Without the None that stand for unreadable items of arrays."""
+    if isinstance(table, Struct):
+        values = {name: _readable(getattr(table, name)) for name in table.__struct_fields__}
+        return type(table)(**values)
+    if isinstance(table, tuple):
+        return tuple(item for item in table if item is not None)
+    return table
 
 
 def from_toml(given: str, source: str = "") -> Spec:

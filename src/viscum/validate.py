@@ -204,7 +204,8 @@ def _process(spec: Spec) -> Iterator[Problem]:
             yield _is_hidden("run.working-directory", directory)
         elif not os.path.isdir(root + directory):
             yield Problem("run.working-directory", directory, "is not a directory", "create it")
-    yield from _command(spec.command[0], root, dict(run.environment).get("PATH", process.PATH))
+    if spec.command:
+        yield from _command(spec.command[0], root, dict(run.environment).get("PATH", process.PATH))
 
 
 def _command(program: str, root: str, path: str) -> Iterator[Problem]:

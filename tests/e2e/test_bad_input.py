@@ -248,6 +248,25 @@ def test_all_problems_at_once(box: Box) -> None:
     assert "nothing was changed" in said
 
 
+def test_what_is_wrong_by_itself_and_here(box: Box, tmp_path: Path) -> None:
+    """Malformed values do not hide what only the box can tell of the others."""
+    said = refused(
+        box,
+        run("--name", "No", "--port", "80", "--port", "81/tcp", "--on", "wlan9", "--share", "x",
+            command=("/no/such",)),
+        "--name 'No'", "--port '80'", "--share 'x'", "--on 'wlan9'", "COMMAND '/no/such'",
+    )  # fmt: skip
+    assert len(said.splitlines()) == 6, said
+    write(tmp_path / "1.toml", {"steer.ports": '["80"]', "run.user": '"no-such-user"'})
+    write(tmp_path / "2.toml", {"name": '"other"', "steer.targets": f'["{AP_LAN4}"]'})
+    said = refused(
+        box, ["apply", str(tmp_path)],
+        f"{tmp_path}/1.toml: steer.ports[0]", f"{tmp_path}/1.toml: run.user",
+        f"{tmp_path}/2.toml: steer.targets",
+    )  # fmt: skip
+    assert len(said.splitlines()) == 4, said
+
+
 # ---- apply -----------------------------------------------------------------------------------
 
 SPEC = {
@@ -394,7 +413,8 @@ def test_a_limit_this_box_cannot_set(empty: Box) -> None:
 @pytest.mark.parametrize(
     "argv",
     [run(), ["ls"], ["status", "web"], ["rm", "web"], ["rm", "--all"], ["enable", "web"],
-     ["logs", "web"], ["export", "web"], ["exec", "web", "--", "true"], ["plan", "FILE"], ["apply", "FILE"]],
+     ["logs", "web"], ["export", "web"], ["exec", "web", "--", "true"],
+     ["plan", "FILE"], ["apply", "FILE"]],
     ids=lambda argv: argv[0],
 )  # fmt: skip
 def test_without_root(box: Box, argv: list[str]) -> None:

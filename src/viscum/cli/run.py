@@ -11,9 +11,9 @@ import click
 from viscum.cli import common
 from viscum.cli.flags import Dashed, in_flags
 from viscum.cli.output import as_json, fail, note, say
-from viscum.errors import ViscumError
+from viscum.errors import InputError, Problem, ViscumError
 from viscum.host import Host
-from viscum.spec import Spec, diff, from_mapping, specs_from_paths, to_toml
+from viscum.spec import BadFiles, BadSpec, Spec, diff, from_mapping, specs_from_paths, to_toml
 from viscum.start import Outcome
 
 
@@ -56,7 +56,10 @@ def run(ctx: click.Context, /, **given: Any) -> None:
     """
     host = common.host(ctx)
     with in_flags():
-        spec = from_mapping(mapping(given))
+        try:
+            spec = from_mapping(mapping(given))
+        except BadSpec as bad:
+            raise also(bad, host, [bad.partial], {bad.partial.name: ""}) from None
         if given["dry_run"]:
             show_plan(host, [spec], {spec.name: ""})
             return
@@ -147,8 +150,8 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     Example:
       viscum apply /etc/viscum/services
     """
-    specs, sources = read(files)
     host = common.host(ctx)
+    specs, sources = read(files, host)
     host.check_all(specs, sources)
     world = host.load()
     gone = [name for name in world.services if name not in {s.name for s in specs}]
@@ -186,10 +189,33 @@ def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
         say(f"    {change}")
 
 
-def read(files: tuple[str, ...]) -> tuple[list[Spec], dict[str, str]]:
+def read(files: tuple[str, ...], host: Host) -> tuple[list[Spec], dict[str, str]]:
     """The specs, and by name the file each is from."""
-    found = specs_from_paths(files)
-    return [spec for _, spec in found], {spec.name: str(path) for path, spec in found}
+
+    def parts(found: list[tuple[Path, Spec]]) -> tuple[list[Spec], dict[str, str]]:
+        return [spec for _, spec in found], {spec.name: str(path) for path, spec in found}
+
+    try:
+        return parts(specs_from_paths(files))
+    except BadFiles as bad:
+        named = {spec.name: (path, spec) for path, spec in reversed(bad.found) if spec.name}
+        raise also(bad, host, *parts(list(named.values()))) from None
+
+
+def also(bad: InputError, host: Host, specs: list[Spec], sources: dict[str, str]) -> InputError:
+    """`bad` with what the box has against the rest of the same specs: all problems at once."""
+
+    def stem(problem: Problem) -> str:
+        return problem.field.partition("[")[0]
+
+    known = {stem(problem) for problem in bad.problems}
+    try:
+        host.check_all(specs, sources)
+    except InputError as more:
+        return InputError(*bad.problems, *(p for p in more.problems if stem(p) not in known))
+    except ViscumError:
+        pass  # not root, or not here: then the input comes first
+    return bad
 
 
 def show_plan(host: Host, specs: list[Spec], sources: dict[str, str]) -> None:
@@ -212,8 +238,8 @@ def plan(ctx: click.Context, files: tuple[str, ...], as_shell: bool, json_: bool
     Example:
       viscum plan web.toml --as-shell >web.sh
     """
-    specs, sources = read(files)
     host = common.host(ctx, attach="clsact" if as_shell else "auto")
+    specs, sources = read(files, host)
     steps = host.plan(specs, sources)
     if json_:
         as_json([{"step": op.describe(), "shell": list(op.shell())} for op in steps])
