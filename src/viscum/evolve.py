@@ -77,6 +77,17 @@ def narrowed(record: Record, spec: Spec, addresses: tuple[str, ...]) -> bool:
     )
 
 
+def widened(record: Record, spec: Spec, addresses: tuple[str, ...]) -> bool:
+    """Whether some packet that was not steered now may be."""
+    old, new = record.spec.steer, spec.steer
+    return (
+        not set(addresses) <= set(record.addresses)
+        or (bool(old.ports) and not (new.ports and set(new.ports) <= set(old.ports)))
+        or (bool(old.clients) and not (new.clients and set(new.clients) <= set(old.clients)))
+        or not set(new.interfaces) <= set(old.interfaces)
+    )
+
+
 def is_upgrade(old: Spec, new: Spec) -> bool:
     """Whether the change needs new processes."""
     return needs_new_generation(old, new)

@@ -73,8 +73,8 @@ def start(
     if evolve.is_upgrade(old.spec, spec) or not _wanted(old):
         return upgrade(host, change, world, old, spec, addresses, taken, foreground)
     until = evolve.deadline(now(), spec.run.drain)
-    world = evolve.change_spec(world, old, spec, addresses, until)
-    change.commit(world, name, foreground)
+    change.commit(_changed(world, old, spec, addresses, until), name, foreground)
+    seed(change, spec.name)
     return listen(host, change, None, Outcome(spec.name, did))
 
 
@@ -92,9 +92,10 @@ def upgrade(
     before = change.world
     did = "upgraded" if old.running and old.generations else "started"
     until = evolve.deadline(now(), spec.run.drain)
-    world = evolve.change_spec(world, old, spec, addresses, until)
+    world = _changed(world, old, spec, addresses, until)
     world = evolve.add_generation(world, world.services[spec.name], spec, taken)
     change.commit(world, frozenset({spec.name}), foreground)
+    seed(change, spec.name)
     return listen(host, change, before, Outcome(spec.name, did), bool(old.generations))
 
 
@@ -128,9 +129,10 @@ def instead(
     """
     before, name = change.world, frozenset({spec.name})
     goes_back = _wanted(first)
-    world = evolve.change_spec(before, record, spec, addresses, None)
+    world = _changed(before, record, spec, addresses, None)
     world = evolve.add_generation(world, world.services[spec.name], spec, taken)
     change.commit(world, name, foreground)
+    seed(change, spec.name)
     outcome = Outcome(spec.name, "upgraded" if goes_back else "started")
     try:
         return listen(host, change, before, outcome, goes_back)
@@ -210,6 +212,15 @@ def seed(change: Change, name: str) -> None:
         if service.sid == record.sid:
             by.seed_udp(service, flows)
     change.commit(change.world.with_record(replace(record, arm_until_ns=0)))
+
+
+def _changed(
+    world: World, old: Record, spec: Spec, addresses: tuple[str, ...], until: float | None
+) -> World:
+    """Steering that covers more has to learn which UDP flows are the cloud's there already."""
+    wider = evolve.widened(old, spec, addresses)
+    world = evolve.change_spec(world, old, spec, addresses, until)
+    return world.with_record(_armed(world.services[spec.name], now())) if wider else world
 
 
 def _armed(record: Record, moment: float) -> Record:

@@ -61,6 +61,22 @@ class Held:
         self.close()
 
 
+class Datagrams:
+    """A client's UDP flow; "" stands for no answer within a second."""
+
+    def __init__(self, target: str, port: int) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.settimeout(1)
+        self.socket.connect((target, port))
+
+    def ask(self) -> str:
+        try:
+            self.socket.send(b"who")
+            return self.socket.recv(100).decode()
+        except (TimeoutError, ConnectionRefusedError):
+            return ""
+
+
 def command(name: str, *flags: str) -> tuple[str, ...]:
     """How a service, or `lab.popen`, runs the server."""
     return (sys.executable, "-I", "-S", os.path.abspath(__file__), name, *flags)
@@ -167,6 +183,15 @@ def accept(listener: socket.socket, greeting: bytes, outside: socket.socket | No
         threading.Thread(target=serve, args=(connection, greeting, outside), daemon=True).start()
 
 
+def answer(port: int, name: str) -> None:
+    """UDP: whoever sends something is told the name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("0.0.0.0", port))
+        while True:
+            _, client = datagrams.recvfrom(100)
+            datagrams.sendto(name.encode(), client)
+
+
 def dialled(where: str) -> socket.socket:
     """An outgoing connection of the server's own, past the greeting of the server there."""
     host, _, port = where.rpartition(":")
@@ -200,6 +225,8 @@ def main(name: str, *flags: str) -> None:
             ("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
         )
         threading.Thread(target=accept, args=(listener, greeting, outside), daemon=True).start()
+    if "--udp" in given:
+        threading.Thread(target=answer, args=(int(given["--udp"]), name), daemon=True).start()
     if "--for" in given:
         time.sleep(float(given["--for"]))
         sys.exit(int(given.get("--then", "0")))
