@@ -68,6 +68,19 @@ def test_setup_names_the_step_that_failed(checkout: Path) -> None:
 
 
 @pytest.mark.req("N1")
+def test_setup_goes_on_after_it_was_killed(checkout: Path) -> None:
+    """`python -m venv` installs pip last; killed before, it leaves an environment without."""
+    need_program("make")
+    python = checkout / ".venv/bin/python"
+    half = ["/usr/bin/python3", "-m", "venv", "--without-pip", checkout / ".venv"]
+    subprocess.run(half, check=True)
+    nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    done = make(checkout, "setup", **nowhere)
+    assert "No module named pip" not in done.stderr
+    subprocess.run([python, "-m", "pip", "--version"], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.req("N1")
 def test_make_help_names_the_targets() -> None:
     words = make(ROOT, "help").stdout
     for target in ("setup", "demo", "test", "lint", "acceptance", "bench-quick", "clean"):
