@@ -72,7 +72,7 @@ def test_setup_goes_on_after_it_was_killed(checkout: Path) -> None:
     """`python -m venv` installs pip last; killed before, it leaves an environment without."""
     need_program("make")
     python = checkout / ".venv/bin/python"
-    half = ["/usr/bin/python3", "-m", "venv", "--without-pip", checkout / ".venv"]
+    half = ["/usr/bin/python3", "-m", "venv", "--without-pip", str(checkout / ".venv")]
     subprocess.run(half, check=True)
     nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
     done = make(checkout, "setup", **nowhere)
