@@ -279,6 +279,22 @@ def test_apply_of_a_directory_and_prune(box: Lab, files: Path) -> None:
     assert "no change" in echo.viscum(box, "apply", str(files)).stdout
 
 
+@pytest.mark.req("N2", "N4")
+def test_save_keeps_the_spec_for_the_next_boot(box: Lab, files: Path) -> None:
+    configured = {"env": box.environment("ap") | {"VISCUM_CONFIG_DIR": str(files)}}
+    words = ("--name", "web", "--on", "wlan0", "--target", CLOUD4, "--port", "7000/tcp")
+    saved = box.viscum(
+        "run", *words, "--share", "50", "--save", "--", *echo.command("edge"), **configured
+    )
+    assert saved.returncode == 0, saved.stderr
+    kept = files / "services" / "web.toml"
+    assert kept.read_text() == echo.viscum(box, "export", "web").stdout
+    assert "share = 50" in kept.read_text()
+    echo.viscum(box, "rm", "web", "--now")
+    echo.viscum(box, "apply", str(kept.parent))
+    assert echo.status(box)["share"] == 50
+
+
 @pytest.mark.req("N8", "N17")
 def test_limits_change_in_place(box: Lab) -> None:
     echo.run(box, "--pids-limit", "50")
