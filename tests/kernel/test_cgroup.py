@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support import need_kernel
 from viscum.kernel import cgroup, cgroupfs
 from viscum.kernel.cgroup import Group
 from viscum.kernel.process import Process
@@ -205,6 +206,7 @@ def test_cpu_limit_throttles(group: Group, run: Run) -> None:
 @pytest.mark.req("N17")
 def test_a_limit_without_its_controller_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     here = cgroupfs.hierarchies()
+    need_kernel("v1 control groups (mounted): all is v2", bool(here.v1))
     without = tuple((name, root) for name, root in here.v1 if name != "memory")
     monkeypatch.setattr(cgroupfs, "hierarchies", lambda: cgroupfs.Hierarchies(None, without))
     assert "memory" not in cgroup.available()
