@@ -120,6 +120,8 @@ INNER_SYSCTLS = {
     # Replies come from targets' addresses that the namespace's own routes send elsewhere (§5).
     "net.ipv4.conf.all.rp_filter": "0",
     f"net.ipv4.conf.{names.INNER_LINK}.rp_filter": "0",
+    # What the server sends from a target's address is no reason to ask for neighbours as that.
+    "net.ipv4.conf.all.arp_announce": "2",
     # An address inside a target prefix is the server's although no link carries it.
     "net.ipv4.ip_nonlocal_bind": "1",
     "net.ipv6.ip_nonlocal_bind": "1",

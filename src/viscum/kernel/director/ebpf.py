@@ -20,7 +20,7 @@ from viscum.errors import ViscumError
 from viscum.kernel import bpf, libbpf
 from viscum.kernel.director import Explanation, Op, abi, groups
 from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
-from viscum.kernel.director.steps import Attach, Detach, Erase, Load, Loaded, Write
+from viscum.kernel.director.steps import Attach, AttachTogether, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
 from viscum.model import Counters, Steering, SteerService
 
@@ -99,17 +99,23 @@ class EbpfDirector:
             if value != before:
                 yield Write(loaded, "config", ((ZERO, value),), "note the version of the data path")
 
+        out = tuple(self._attachments(OUT, _out(want), attachments, loaded, outdated))
+        into = tuple(self._attachments(IN, _in(want), attachments, loaded, outdated))
+        if want and not loaded.maps and out and into:
+            # With empty maps every packet passes, so that all may be attached at once.
+            yield AttachTogether((*out, *into))
+            out, into = (), ()
         steps = (
             write("counters", "count for services"),
             write("links", "describe links to the returner"),
             write("clients", "let clients in"),
-            self._attachments(OUT, _out(want), attachments, loaded, outdated),
+            out,
             write("services", "set services"),
             write("ports", "map ports to services"),
             write("prefixes", "claim prefixes"),
             note(older),  # how many prefixes there are
             write("targets", "claim targets"),
-            self._attachments(IN, _in(want), attachments, loaded, outdated),
+            into,
             note(build) if outdated else (),  # all are of this version now
         )
         for step in steps if want else ():
@@ -133,7 +139,7 @@ class EbpfDirector:
         attachments: tuple[Attachment, ...],
         loaded: Loaded,
         outdated: bool,
-    ) -> Iterator[Op]:
+    ) -> Iterator[Attach]:
         current = loaded.programs[program].id if program in loaded.programs else 0
         there = {a.ifindex for a in attachments if a.program == program and a.prog_id == current}
         how = ("tcx" if has_tcx() else "clsact") if self.attach == "auto" else self.attach

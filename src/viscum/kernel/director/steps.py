@@ -173,6 +173,35 @@ class Attach(msgspec.Struct, frozen=True):
         attach.attach(self.ifindex, self.loaded.programs[self.program], self.how)
 
 
+class AttachTogether(msgspec.Struct, frozen=True):
+    """Several at once: for each the kernel waits until no processor runs what was there (15 ms)."""
+
+    each: tuple[Attach, ...]
+
+    def describe(self) -> str:
+        return "; ".join(one.describe() for one in self.each)
+
+    def shell(self) -> tuple[str, ...]:
+        return tuple(line for one in self.each for line in one.shell())
+
+    def apply(self) -> None:
+        failed: list[Exception] = []
+
+        def attach_one(one: Attach) -> None:
+            try:
+                one.apply()
+            except (OSError, ViscumError) as error:
+                failed.append(error)
+
+        threads = [Thread(target=attach_one, args=(one,)) for one in self.each]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+
 class Detach(msgspec.Struct, frozen=True):
     """Takes one of our programs off an interface."""
 
