@@ -36,7 +36,7 @@ ROUTING = [
     "ip rule add pref 50 from 10.1.0.0/24 lookup 50",
     "ip route add 192.0.2.0/24 via 198.18.0.2 table 77",
     "ip route add 192.0.2.0/24 via 198.18.0.2 table 50 proto static",
-    "ip route add 192.0.2.0/25 via 198.18.0.2 table 77 proto 118",
+    "ip route add default via 198.18.0.2 table 77 proto 118",
     "ip -6 rule add pref 118 from 2001:db8:1::/64 lookup 78",
     "ip -6 route add 2001:db8:99::/48 via 2001:db8:c::2 table 78",
     "tc qdisc add dev wan0 root handle 5: pfifo limit 50",

@@ -66,12 +66,12 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
         rules=frozenset(
             HostRule(VERSION[r.family], r.pref, r.fwmark, r.iif, r.table)
             for r in rules
-            if r.proto == names.PROTO
+            if r.proto == names.PROTO and _ours(r.table)
         ),
         routes=frozenset(
             HostRoute(VERSION[r.family], r.table, r.via, byindex.get(r.oif, ""))
             for r in routes
-            if r.proto == names.PROTO and r.via is not None
+            if r.proto == names.PROTO and _ours(r.table) and r.via is not None
         ),
         networks=tuple(
             dict.fromkeys(
@@ -93,6 +93,11 @@ def _reached(main: list[Route], ifindex: int, *, by_gateway: bool) -> list[Netwo
         if r.oif == ifindex and (r.via is not None) == by_gateway and r.dst.prefixlen > 1
     )
     return [n for n in found if not n.is_link_local and not n.is_multicast]
+
+
+def _ours(table: int) -> bool:
+    """A protocol number can be anybody's by chance; not together with one of our tables."""
+    return table & names.MARK_MASK == names.MARK
 
 
 def _group(path: str) -> Group:
