@@ -6,7 +6,7 @@ PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest
 ARGS =
 
-.PHONY: help setup demo test unit acceptance bench-quick lint format clean
+.PHONY: help setup demo test unit acceptance vm bench-quick lint format clean
 
 help:  ## what there is
 	@echo 'make TARGET [ARGS="more arguments"]'
@@ -27,6 +27,9 @@ unit: setup  ## what needs neither root nor a kernel; seconds
 acceptance: setup  ## everything, then requirement -> tests -> result -> figure
 	@$(PYTEST) --acceptance $(ARGS)
 
+vm: setup  ## on Debian 12's own kernel, in a virtual machine (about ten minutes)
+	@$(AS_ROOT) sh scripts/vm/test $(ARGS)
+
 bench-quick: setup  ## the figures of docs/performance.md, measured here
 	@$(AS_ROOT) $(PY) scripts/bench_quick.py $(ARGS)
 
@@ -40,6 +43,6 @@ format: setup  ## let ruff put the code in order
 	@.venv/bin/ruff format src tests scripts
 
 clean:  ## remove what setup and the tools made in this checkout
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f src/viscum/bpf/*.o
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -161,6 +161,11 @@ def pytest_terminal_summary(
         terminalreporter.section("acceptance: requirement, tests, result, figures")
         for line in _acceptance(record):
             terminalreporter.write_line(line)
+    elif "VISCUM_VM" in os.environ:  # `make vm` proves a part, and what it measures is its own
+        terminalreporter.section("figures")
+        for node, texts in record.figures.items():
+            for text in texts:
+                terminalreporter.write_line(f"{node.removeprefix('tests/')}: {text}")
     if record.leaks:
         whose = "" if record.alone else " (perhaps by another run of the tests: not counted)"
         terminalreporter.section(f"the machine is not what it was{whose}", red=record.alone)

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Runs a command as root under Debian 12's kernel, in QEMU, and ends with its exit status.
 
-    scripts/vm/vm [--timeout SECONDS] COMMAND…
+    scripts/vm/vm.py [--timeout SECONDS] COMMAND…
 
 The guest sees this machine's root file system; what it writes is gone with it, but for what it
 writes to the directory in VISCUM_VM. Its processor is emulated, 20 to 30 times slower than this
@@ -113,6 +113,7 @@ def words_for(control: Path, command: list[str]) -> None:
 def qemu(release: str, control: Path) -> list[str]:
     shared = "local,security_model=none,multidevs=remap"
     return [
+        "setpriv", "--pdeathsig", "KILL",  # whatever becomes of this process
         "qemu-system-x86_64", "-accel", "tcg,tb-size=512", "-cpu", "max", "-smp", "1",
         "-m", str(MEMORY), "-nodefaults", "-display", "none", "-no-reboot",
         "-kernel", str(unpacked(release)), "-initrd", str(initramfs(release)),
