@@ -9,7 +9,6 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from viscum import values
 from viscum.spec import (
     Bytes,
     Egress,
@@ -22,9 +21,10 @@ from viscum.spec import (
     Steer,
     Udp,
     to_mapping,
+    values,
 )
-from viscum.speccheck import across
-from viscum.values import BadValue
+from viscum.spec.rules import across
+from viscum.spec.values import BadValue
 
 settings.register_profile("viscum", deadline=None)  # nothing is measured by a busy machine's clock
 settings.load_profile("viscum")

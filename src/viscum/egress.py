@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from viscum import names
 from viscum.model import Address, Network
-from viscum.values import EgressRule
+from viscum.spec.values import EgressRule
 
 
 class EgressInstance(Struct, frozen=True):

@@ -443,7 +443,7 @@ class Host:
         """Raises InputError for a name that does not exist."""
         record = world.services.get(name)
         if record is None:
-            from viscum.values import did_you_mean
+            from viscum.spec.values import did_you_mean
 
             others = list(world.services)
             listed = f"there are: {', '.join(others)}" if others else "there is none (`viscum ls`)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from viscum.errors import InputError, Problem
-from viscum.values import did_you_mean
+from viscum.spec.values import did_you_mean
 
 FILE = "host.toml"
 MAX_LENGTH = {4: 19, 6: 112}  # two addresses for each of names.MAX_SLOTS, and room to align them

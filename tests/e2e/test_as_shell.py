@@ -25,7 +25,7 @@ from support import need_program, wait_until
 from viscum.kernel import cgroup, process
 from viscum.lab import CLOUD4, CLOUD6, Lab
 from viscum.names import HostNames
-from viscum.specwrite import toml_value
+from viscum.spec.write import toml_value
 
 pytestmark = pytest.mark.req("N2", "N8")
 

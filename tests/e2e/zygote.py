@@ -24,7 +24,7 @@ from typing import IO, Any
 WARM = (
     "cli.app cli.common cli.control cli.run cli.show doctor foreground host status "
     "kernel.bpf kernel.director.ebpf kernel.director.steps kernel.service kernel.nft "
-    "kernel.conntrack kernel.journal specdoc"
+    "kernel.conntrack kernel.journal spec.doc"
 )
 
 

@@ -20,15 +20,9 @@ LAYERS = (
     {"kernel"},
     {"evolve"},
     {"store"},
-    {"specdoc"},
+    {"hostconfig"},
     {"spec"},
-    {"specfiles"},
-    {"specread", "specdiff", "hostconfig"},
-    {"speccheck", "specwrite"},
-    {"spectypes"},
-    {"values"},
-    {"netvalues"},
-    {"clock", "scalars", "model"},
+    {"clock", "model"},
     {"names", "errors"},
 )
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -83,7 +77,7 @@ def test_only_the_cli_prints() -> None:
     wrong = [
         str(path.relative_to(SOURCE))
         for name, path in modules()
-        if name not in ("cli", "specdoc", "lab")
+        if name not in ("cli", "lab") and path.name != "doc.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

@@ -35,7 +35,7 @@ from viscum.spec import (
     to_mapping,
     to_toml,
 )
-from viscum.specfiles import MAX_FILE
+from viscum.spec.files import MAX_FILE
 
 pytestmark = pytest.mark.req("N4")
 
@@ -353,7 +353,7 @@ def test_the_problems_of_all_files_at_once(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_is_a_spec() -> None:
-    from viscum.specdoc import EXAMPLE
+    from viscum.spec.doc import EXAMPLE
 
     assert from_toml(EXAMPLE).name == "plates"
     assert tomllib.loads(to_toml(from_toml(EXAMPLE)))["run"]["user"] == "plates"

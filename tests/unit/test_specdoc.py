@@ -13,7 +13,7 @@ from hypothesis import given
 from spec_strategies import MAPPINGS, SPECS
 from viscum.errors import InputError
 from viscum.spec import Spec, from_mapping, to_mapping
-from viscum.specdoc import description, document, schema
+from viscum.spec.doc import description, document, schema
 
 pytestmark = pytest.mark.req("N4")
 
@@ -70,7 +70,7 @@ KEYWORDS: dict[str, Any] = {
 
 def test_docs_spec_md_is_up_to_date() -> None:
     path = Path(__file__).parents[2] / "docs" / "spec.md"
-    assert path.read_text() == document(), "run: python -m viscum.specdoc > docs/spec.md"
+    assert path.read_text() == document(), "run: python -m viscum.spec.doc > docs/spec.md"
 
 
 @given(SPECS)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spec_strategies import NESTED
-from viscum import values
-from viscum.values import BadValue, Bytes, EgressRule, Port, Seconds
+from viscum.spec import values
+from viscum.spec.values import BadValue, Bytes, EgressRule, Port, Seconds
 
 pytestmark = pytest.mark.req("N4")
 

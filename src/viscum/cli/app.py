@@ -53,7 +53,7 @@ class Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from viscum.values import did_you_mean
+        from viscum.spec.values import did_you_mean
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], list(COMMANDS), "see `viscum --help`")

@@ -13,8 +13,8 @@ from viscum.errors import InputError, Problem, ViscumError
 from viscum.host import Host
 from viscum.names import CONFIG_DIR
 from viscum.ops import Op
+from viscum.spec.values import BadValue, Seconds
 from viscum.start import Outcome
-from viscum.values import BadValue, Seconds
 
 VERBS = {
     "started": "started",

@@ -276,7 +276,7 @@ def schema() -> None:
     Example:
       viscum schema >viscum.schema.json
     """
-    from viscum.specdoc import schema as build
+    from viscum.spec.doc import schema as build
 
     as_json(build())
 

@@ -1,0 +1,311 @@
+"""The spec's types: what a service is asked to be. One source for reading, docs, schema, --help.
+
+Every field carries its description and examples (msgspec.Meta) and how it is read (values.Kind).
+Keys in TOML are the field names with '-' for '_'. Lists that default to () mean "all", except
+`run.capabilities`, where () is "none" and None is "the small default set".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from msgspec import Meta, Struct, field
+
+from viscum.model import Network
+from viscum.names import MAX_INSTANCES, MAX_INTERFACES
+from viscum.spec import values
+from viscum.spec.values import Bytes, EgressRule, Kind, Port, Seconds
+
+_DECIMAL: Final = r"[0-9]+(\.[0-9]+)?"
+_SPAN: Final = "[0-9]{1,5}(-[0-9]{1,5})?"
+_PROTO: Final = "([tT][cC][pP]|[uU][dD][pP])"
+
+Text: TypeAlias = Annotated[str, Kind("string", values.text)]
+Name: TypeAlias = Annotated[str, Kind("name", values.name, "^[a-z0-9][a-z0-9-]{0,39}$")]
+Interface: TypeAlias = Annotated[
+    str, Kind("interface", values.interface, r"^(?!-|\.{1,2}$)[^\s/:]{1,15}$")
+]
+Target: TypeAlias = Annotated[str, Kind("target", values.target, r"^[0-9A-Za-z.:/\[\]-]+$")]
+Net: TypeAlias = Annotated[
+    Network, Kind("network", values.network, "^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")
+]
+PortSpan: TypeAlias = Annotated[
+    Port, Kind("port", Port.parse, f"^({_SPAN}/{_PROTO}|{_PROTO}/{_SPAN})$")
+]
+Rule: TypeAlias = Annotated[EgressRule, Kind("egress rule", EgressRule.parse)]
+Duration: TypeAlias = Annotated[
+    Seconds,
+    Kind("duration", Seconds.parse, f"^({_DECIMAL}|({_DECIMAL}(d|h|m|s|ms))+)$", "number"),
+]
+Size: TypeAlias = Annotated[
+    Bytes, Kind("size", Bytes.parse, f"^{_DECIMAL}([KMGTkmgt]([iI][bB])?)?$", "integer")
+]
+User: TypeAlias = Annotated[str, Kind("user", values.user, r"^[^:\s]+(:[^:\s]+)?$")]
+Path: TypeAlias = Annotated[str, Kind("absolute path", values.absolute_path, "^/")]
+Key: TypeAlias = Annotated[str, Kind("string", values.environment_key, r"^[^=\s]+$")]
+Capability: TypeAlias = Annotated[str, Kind("capability", values.capability, "^[A-Za-z_-]+$")]
+
+
+class Udp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How UDP flows, which have no sockets of their own, are told apart."""
+
+    idle: Annotated[
+        Duration,
+        Meta(
+            description="A UDP flow ends after this long without a packet.",
+            examples=["2m"],
+            gt=0,
+        ),
+    ] = Seconds(60)
+    open: Annotated[
+        Literal["any", "quic-initial"],
+        Meta(
+            description="What may begin a flow at the edge: any datagram, or only a QUIC Initial."
+        ),
+    ] = "any"
+    arm: Annotated[
+        Duration,
+        Meta(
+            description="For this long after steering begins, unknown UDP flows are taken to be "
+            "older than it and stay on the cloud (not needed with quic-initial).",
+            examples=["30s"],
+        ),
+    ] = Seconds(5)
+
+
+class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Which packets go to the service."""
+
+    interfaces: Annotated[
+        tuple[Interface, ...],
+        Meta(
+            description="Where clients' packets arrive; a bridge, not its ports.",
+            examples=[["wlan0", "br-lan"]],
+            extra_json_schema={"uniqueItems": True},
+            min_length=1,
+            max_length=MAX_INTERFACES,
+        ),
+    ]
+    targets: Annotated[
+        tuple[Target, ...],
+        Meta(
+            description="The cloud service's addresses, prefixes or names; names are resolved "
+            "(A and AAAA) when the spec is applied.",
+            examples=[["cloud.example.com", "203.0.113.7", "2001:db8::/64"]],
+            extra_json_schema={"uniqueItems": True},
+            min_length=1,
+        ),
+    ]
+    ports: Annotated[
+        tuple[PortSpan, ...],
+        Meta(
+            description="Ports with their protocol; none given: every port of TCP and UDP.",
+            examples=[["443/tcp", "443/udp", "8000-8010/tcp"]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    clients: Annotated[
+        tuple[Net, ...],
+        Meta(
+            description="Whose packets are steered; none given: everybody on the interfaces.",
+            examples=[["10.1.0.0/16"]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    share: Annotated[
+        int,
+        Meta(
+            description="Percent of the clients (or of new flows, see share-by) that go to the "
+            "edge.",
+            examples=[10],
+            ge=0,
+            le=100,
+        ),
+    ] = 100
+    share_by: Annotated[
+        Literal["client", "flow"],
+        Meta(
+            description="What `share` counts; by client, no browser session is split between "
+            "edge and cloud."
+        ),
+    ] = "client"
+    when_down: Annotated[
+        Literal["cloud", "drop"],
+        Meta(description="Where packets go when the service can't take them."),
+    ] = "cloud"
+    firewall: Annotated[
+        Literal["bypass", "honour"],
+        Meta(
+            description="Whether steered packets bypass the router's forward rules, or are routed "
+            "through them (slower)."
+        ),
+    ] = "bypass"
+    udp: Annotated[Udp, Meta(description="How UDP flows are told apart.")] = field(
+        default_factory=Udp
+    )
+    ping: Annotated[
+        Literal["cloud", "edge"],
+        Meta(description="Who answers ICMP echo requests to the targets."),
+    ] = "cloud"
+
+
+class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How the server's process is run."""
+
+    user: Annotated[
+        User | None,
+        Meta(
+            description="USER or USER:GROUP, names or numbers; none given: root, without its "
+            "powers (see capabilities).",
+            examples=["www-data", "1000:1000"],
+        ),
+    ] = None
+    environment: Annotated[
+        dict[Key, Text],
+        Meta(
+            description="Environment variables added to a minimal environment.",
+            examples=[{"RUST_LOG": "info"}],
+        ),
+    ] = field(default_factory=dict)
+    working_directory: Annotated[
+        Path | None,
+        Meta(
+            description="Where the server is started; none given: /.", examples=["/var/lib/plates"]
+        ),
+    ] = None
+    start_timeout: Annotated[
+        Duration,
+        Meta(
+            description="How long a new generation may take until it listens.",
+            examples=["1m"],
+            gt=0,
+        ),
+    ] = Seconds(10)
+    stop_timeout: Annotated[
+        Duration,
+        Meta(description="How long the server has between SIGTERM and SIGKILL.", examples=["30s"]),
+    ] = Seconds(10)
+    drain: Annotated[
+        Duration,
+        Meta(
+            description='How long an upgrade or `rm` waits for open flows; "0": for ever.',
+            examples=["5m"],
+        ),
+    ] = Seconds(60)
+    root: Annotated[
+        Path | None,
+        Meta(
+            description="An unpacked root file system the server sees as /.",
+            examples=["/srv/plates"],
+        ),
+    ] = None
+    capabilities: Annotated[
+        tuple[Capability, ...] | None,
+        Meta(
+            description="Linux capabilities of the server; none given: a small default set; "
+            "[]: none at all.",
+            examples=[["net-bind-service"]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = None
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What the service may use at most, for each instance; changed in place."""
+
+    cpu: Annotated[
+        float | None,
+        Meta(description="CPU cores.", examples=[0.5], ge=0.01, le=1024),
+    ] = None
+    memory: Annotated[
+        Size | None,
+        Meta(description="Memory, with page cache.", examples=["256M"], ge=2**20),
+    ] = None
+    processes: Annotated[
+        int | None,
+        Meta(description="Processes and threads.", examples=[64], ge=1, le=2**22),
+    ] = None
+    log: Annotated[
+        Size,
+        Meta(description="Of the server's output, how much is kept.", examples=["10M"], ge=4096),
+    ] = Bytes(2**20)
+
+
+class Egress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where the service may open connections to."""
+
+    allow: Annotated[
+        tuple[Rule, ...],
+        Meta(
+            description='"internet", "router", "lan", or a prefix; each maybe with a port.',
+            examples=[["internet", "10.0.0.5 5432/tcp"]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = (EgressRule("internet"),)
+
+
+class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One service: an unmodified server that stands in for targets."""
+
+    name: Annotated[
+        Name,
+        Meta(description="The service's name: 1 to 40 of a-z, 0-9 and '-'.", examples=["plates"]),
+    ]
+    command: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="The server and its arguments (no shell); an absolute path, or a name "
+            "looked up in PATH.",
+            examples=[["/usr/local/bin/plate-server", "--port", "443"]],
+            min_length=1,
+        ),
+    ]
+    instances: Annotated[
+        int,
+        Meta(
+            description="How many times the server runs, each in its own namespace.",
+            examples=[2],
+            ge=1,
+            le=MAX_INSTANCES,
+        ),
+    ] = 1
+    director: Annotated[
+        Name,
+        Meta(
+            description="What recognises and redirects packets; auto: the best that works here.",
+            examples=["ebpf"],
+        ),
+    ] = "auto"
+    upgrade: Annotated[
+        Literal["beside", "replace"],
+        Meta(
+            description="Whether a new generation starts beside the old one, or after it has "
+            "ended, for servers that can't run twice."
+        ),
+    ] = "beside"
+    steer: Annotated[Steer, Meta(description="Which packets go to the service.")]
+    run: Annotated[Run, Meta(description="How the server's process is run.")] = field(
+        default_factory=Run
+    )
+    limits: Annotated[Limits, Meta(description="What each instance may use at most.")] = field(
+        default_factory=Limits
+    )
+    egress: Annotated[Egress, Meta(description="Where the service may open connections to.")] = (
+        field(default_factory=Egress)
+    )
+
+
+TABLES: Final = (Spec, Steer, Udp, Run, Limits, Egress)
+
+#: Fields that are fixed for a generation's life; every other one is changed in place.
+FIXED: Final = frozenset(
+    {
+        "command",
+        "instances",
+        "run.user",
+        "run.environment",
+        "run.working-directory",
+        "run.root",
+        "run.capabilities",
+    }
+)
