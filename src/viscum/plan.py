@@ -16,6 +16,7 @@ from viscum import egress, names, ops
 from viscum.kernel.cgroup import rounded
 from viscum.model import (
     Address,
+    HostLink,
     HostRoute,
     HostRule,
     Inner,
@@ -221,15 +222,18 @@ def plan(
     be started (only a command that names a service starts it again).
     """
     wanted = list(instances(world, host))
+    processes = [op for i in wanted for op in _process(i, seen, logs, start, foreground)]
+    starts = any(isinstance(op, ops.StartProcess) for op in processes)
+    rules_first, rules_last = _firewall(wanted, world, seen, host, starts)
     return (
         *(op for i in wanted for op in _network(i, seen)),
-        *_firewall(wanted, world, seen, after=False),
+        *rules_first,
         *_marks(wanted, "add", seen),
-        *(op for i in wanted for op in _process(i, seen, logs, start, foreground)),
+        *processes,
         *director,
         *_marks(wanted, "del", seen),
         *_removals(wanted, seen, host),
-        *_firewall(wanted, world, seen, after=True),
+        *rules_last,
     )
 
 
@@ -303,10 +307,8 @@ def _removals(wanted: list[Instance], seen: Observed, host: names.HostNames) -> 
     for group in seen.groups:
         if group not in groups:
             yield ops.StopProcess(f"{host.prefix}/{group}", STOP_TIMEOUT)
-    links = {i.link for i in wanted}
-    for link in seen.links.values():
-        if link.alias.startswith(f"{host.prefix}:") and link.name not in links:
-            yield ops.DeleteLink(link.name)
+    for link in _leaving(wanted, seen, host):
+        yield ops.DeleteLink(link.name)
     namespaces = {i.netns for i in wanted}
     for name in seen.namespaces:
         if name not in namespaces:
@@ -353,7 +355,9 @@ def _stable(items: Iterable[HostRule] | Iterable[HostRoute]) -> list:  # type: i
 # ---- egress ----------------------------------------------------------------------------------
 
 
-def _ruleset(wanted: list[Instance], world: World, seen: Observed) -> str:
+def _ruleset(
+    wanted: list[Instance], leaving: Iterable[HostLink], world: World, seen: Observed
+) -> str:
     clients = {name for i in wanted for name in i.record.spec.steer.interfaces}
     lan = {
         network
@@ -370,7 +374,7 @@ def _ruleset(wanted: list[Instance], world: World, seen: Observed) -> str:
     }
     pools = [ip_network(p) for p in (world.host.pool4, world.host.pool6) if p]
     return egress.ruleset(
-        (
+        [
             egress.EgressInstance(
                 i.link,
                 i.group,
@@ -380,18 +384,41 @@ def _ruleset(wanted: list[Instance], world: World, seen: Observed) -> str:
                 i.record.spec.steer.firewall == "honour",
             )
             for i in wanted
-        ),
+        ]
+        + [egress.EgressInstance(link.name, link.alias, (), (), (), False) for link in leaving],
         lan,
         pools,
     )
 
 
 def _firewall(
-    wanted: list[Instance], world: World, seen: Observed, *, after: bool
-) -> Iterator[ops.Op]:
-    """Before a new instance's process starts; after a removed one's has ended."""
-    text = _ruleset(wanted, world, seen)
-    adds = any(i.link not in seen.links for i in wanted)
-    removes = any(key not in {i.group for i in wanted} for key in seen.groups)
-    if egress.digest(text) != seen.nft and after == ((removes and not adds) or not wanted):
-        yield ops.Nft(text)
+    wanted: list[Instance],
+    world: World,
+    seen: Observed,
+    host: names.HostNames,
+    starts: bool,
+) -> tuple[list[ops.Op], list[ops.Op]]:
+    """What is done before a process starts, and what when those that go have ended.
+
+    Whatever still runs on a link that goes may send nothing meanwhile.
+    """
+    leaving = _leaving(wanted, seen, host)
+    final = _ruleset(wanted, (), world, seen)
+    ends = any(key not in {i.group for i in wanted} for key in seen.groups)
+    adds = starts or any(i.link not in seen.links for i in wanted)
+    first = _ruleset(wanted, leaving, world, seen) if ends else final
+    now = seen.nft
+    before: list[ops.Op] = []
+    if wanted and (adds or not ends) and egress.digest(first) != now:
+        before, now = [ops.Nft(first)], egress.digest(first)
+    return before, [ops.Nft(final)] if egress.digest(final) != now else []
+
+
+def _leaving(wanted: list[Instance], seen: Observed, host: names.HostNames) -> list[HostLink]:
+    """Our links that no instance has any more."""
+    links = {i.link for i in wanted}
+    return [
+        link
+        for link in seen.links.values()
+        if link.alias.startswith(f"{host.prefix}:") and link.name not in links
+    ]

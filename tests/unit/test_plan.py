@@ -121,9 +121,9 @@ class Kernel:
                 self.nft, self.text = egress.digest(text), text
             case ops.StartProcess():
                 assert self.inner[op.netns].addresses
-                number = self.namespaces[op.netns]
-                assert number is not None
-                used = names.link(number & ~names.MARK_MASK)
+                nsid = self.namespaces[op.netns]
+                assert nsid is not None
+                used = names.link(nsid & ~names.MARK_MASK)
                 assert f'iifname "{used}" jump {used}\n' in self.text, "no rules for its packets"
                 limits = rounded(op.limits.cpu, op.limits.memory, op.limits.processes)
                 self.groups[f"{op.service}/{op.label}"] = Group(True, *limits)
@@ -133,11 +133,10 @@ class Kernel:
             case ops.StopProcess():
                 key = op.cgroup.removeprefix("viscum/")
                 name, _, label = key.partition("/")
-                used = [
-                    n for n, entry in self.links.items() if entry.alias == f"viscum:{name}.{label}"
-                ]
-                if self.groups[key].populated and used:
-                    assert f'iifname "{used[0]}" ' in self.text, "runs without rules"
+                alias = f"viscum:{name}.{label}"
+                for there in [n for n, entry in self.links.items() if entry.alias == alias]:
+                    runs = self.groups[key].populated
+                    assert not runs or f'iifname "{there}" ' in self.text, "runs without rules"
                 del self.groups[key]
             case ops.DeleteLink():
                 assert self.links[op.link].alias.startswith("viscum:"), "somebody else's"

@@ -1,0 +1,126 @@
+"""Records: written whole or not at all, read only if they are what they should be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from msgspec.structs import replace
+
+from spec_strategies import SPECS
+from viscum import evolve, store
+from viscum.errors import ViscumError
+from viscum.spec import Port, Spec, Steer
+from viscum.store import HostRecord, Retired, Store, World
+
+POOL4, POOL6 = "100.127.192.0/19", "fd76:6973:6375:6d::/112"
+
+
+def spec(name: str = "web") -> Spec:
+    steer = Steer(interfaces=("wlan0",), targets=("198.18.0.10",), ports=(Port("tcp", 80, 80),))
+    return Spec(name=name, command=("httpd",), steer=steer)
+
+
+def world(*names: str) -> World:
+    made = World(HostRecord(store.boot_id(), POOL4, POOL6), {})
+    for name in names:
+        made = evolve.create(made, spec(name), ("198.18.0.10/32",), ())
+    return made
+
+
+def files(directory: Path) -> set[str]:
+    return {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.mark.req("N4")
+@given(SPECS)
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, one: Spec) -> None:
+    made = evolve.create(world("other"), one, ("198.18.0.11/32", "2001:db8::/64"), ())
+    record = made.services[one.name]
+    retired = (Retired(9, one, ("198.18.0.12/32",), 1.5), Retired(8, one, (), None))
+    record = replace(record, retired=retired, end_flows_at=7.25, until_ns=1 << 60, enabled=False)
+    made = made.with_record(evolve.live(record, 99.5))
+    kept = Store(str(tmp_path_factory.mktemp("state")))
+    kept.save(made)
+    assert kept.load("", "") == made
+
+
+@pytest.mark.req("N16")
+def test_services_that_went_have_no_file(tmp_path: Path) -> None:
+    kept = Store(str(tmp_path))
+    kept.save(world("one", "two"))
+    assert files(tmp_path) == {"host.json", "services/one.json", "services/two.json"}
+    kept.save(world("one"))
+    assert files(tmp_path) == {"host.json", "services/one.json"}
+    kept.save(world())
+    kept.tidy()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("N16")
+def test_a_write_that_is_cut_short_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Store(str(tmp_path))
+    kept.save(old := world("one"))
+    new = old.with_record(replace(old.services["one"], enabled=False))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(new)
+    assert kept.load("", "") == old
+    kept.save(new)
+    assert kept.load("", "") == new
+    kept.save(world())
+    kept.tidy()
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.req("N16")
+def test_what_says_the_same_is_not_written_again(tmp_path: Path) -> None:
+    kept = Store(str(tmp_path))
+    kept.save(world("one"))
+    before = {name: (tmp_path / name).stat().st_ino for name in files(tmp_path)}
+    kept.save(world("one"))
+    assert {name: (tmp_path / name).stat().st_ino for name in files(tmp_path)} == before
+
+
+@pytest.mark.req("N16")
+def test_records_of_an_earlier_boot_count_for_nothing(tmp_path: Path) -> None:
+    kept = Store(str(tmp_path))
+    then = world("one")
+    kept.save(World(replace(then.host, boot="another", next_slot=7), then.services))
+    now = kept.load(POOL4, "")
+    assert now == World(HostRecord(store.boot_id(), POOL4, ""), {})
+
+
+@pytest.mark.req("N15")
+@pytest.mark.parametrize("name", ["host.json", "services/one.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"boot": 1}',
+        '{"name": "one", "spec": {"name": "one"}}',
+        "\xff",
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path: Path, name: str, text: str) -> None:
+    kept = Store(str(tmp_path))
+    kept.save(world("one"))
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ViscumError) as raised:
+        kept.load("", "")
+    assert str(tmp_path / name) in raised.value.message
+    assert "nothing was changed" in raised.value.state
+    assert "move" in raised.value.hint
