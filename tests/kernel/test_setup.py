@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,19 @@ def make(directory: Path, *words: str, **environment: str) -> subprocess.Complet
     )
 
 
+def not_compiled(directory: Path) -> list[Path]:
+    """Modules that every start of the command would compile."""
+    return [p for p in directory.rglob("*.py") if not os.path.exists(cache_from_source(p))]
+
+
 @pytest.mark.req("N1")
 @pytest.mark.slow
 def test_setup_makes_a_checkout_ready_and_does_nothing_twice(checkout: Path) -> None:
     need_program("make")
-    first = make(checkout, "setup")
+    first = make(checkout, "setup", PYTHONDONTWRITEBYTECODE="1", PIP_NO_COMPILE="1")
     assert first.returncode == 0, first.stderr
+    assert not_compiled(checkout / "src") == []
+    assert not_compiled(checkout / ".venv/lib") == []
     assert (checkout / "src/viscum/bpf/viscum.bpf.o").exists()
     command = checkout / ".venv/bin/viscum"
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
