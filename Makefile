@@ -1,7 +1,10 @@
 # The front door: `make help`.
 SHELL = /bin/sh
 .DEFAULT_GOAL = help
-AS_ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=VISCUM_REQUIRE_ALL)
+AS_ROOT = $(AS_ROOT_BY_$(BY))
+BY := $(shell if [ "$$(id -u)" -eq 0 ]; then echo SELF; else command -v sudo >/dev/null && echo SUDO; fi)
+AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL
+AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $@" >&2; exit 1'
 PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest
 ARGS =

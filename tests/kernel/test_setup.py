@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -106,3 +107,27 @@ def test_what_is_left_behind_is_noticed() -> None:
     assert f"namespaces: left behind {name}" in found
     assert f"mounts: left behind /run/netns/{name}" in found
     assert not [line for line in leaks(before, timeout=0) if name in line]
+
+
+@pytest.mark.req("N1")
+@pytest.mark.parametrize("target", ["demo", "test", "acceptance", "vm", "bench-quick"])
+def test_without_root_and_sudo_it_says_what_to_do(target: str) -> None:
+    need_program("make")
+    with tempfile.TemporaryDirectory(prefix="vt-path-", dir="/var/tmp") as programs:
+        os.chmod(programs, 0o755)
+        for program in ("id", "make", "sh"):  # and no sudo
+            os.symlink(shutil.which(program) or program, f"{programs}/{program}")
+        done = subprocess.run(
+            ["make", "-f", "-", "-o", "setup", target],
+            cwd="/",
+            env={"PATH": programs},
+            user=65534,
+            input=(ROOT / "Makefile").read_text(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    words, make_s = done.stderr.splitlines()
+    assert words == f"not root and no sudo; next: as root, make {target}"
+    assert make_s.startswith("make: ***")
