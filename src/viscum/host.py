@@ -103,6 +103,7 @@ class Host:
         with self.changing(f"run {spec.name}") as change:
             world = self._with_pool(change)
             old = world.services.get(spec.name)
+            director.get(spec.director, attach=self.attach).warm()
             seen = change.observe()
             with self._patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)

@@ -1,6 +1,7 @@
 """Specs: reading, checking, comparing and writing them. No kernel, no host: plain data only.
 
-The front door to this package: types (the fields), values, read, rules, write, changes, files, doc. Whatever could not be used raises InputError with every problem at once.
+The front door to this package: types (the fields), values, read, rules, write, changes, files,
+doc. Whatever could not be used raises InputError with every problem at once.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ One module each behind `Director`; nothing above this package knows how one work
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -49,6 +50,10 @@ class Director(Protocol):
         """Why this director can't work here (one clause), or None."""
         ...
 
+    def warm(self) -> None:
+        """Begins, in the background, what a first `plan` will need; changes nothing."""
+        ...
+
     def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
         """Reads what is from the kernel and returns the steps to `want` (none if nothing differs).
 
@@ -86,11 +91,17 @@ def chosen(name: str) -> str:
 def get(name: str, *, attach: str = "auto") -> Director:
     """The director called `name` ("auto", "ebpf"). Raises InputError for one that is not there."""
     if chosen(name) == "ebpf":
-        from viscum.kernel.director.ebpf import EbpfDirector
-
-        return EbpfDirector(attach)
+        return _ebpf(attach)
     message = "not there yet" if name in PLANNED else "no such director"
     raise InputError(Problem("director", name, message, 'use "ebpf"'))
+
+
+@cache
+def _ebpf(attach: str) -> Director:
+    """One for the whole process: what it has begun to load is not begun again."""
+    from viscum.kernel.director.ebpf import EbpfDirector
+
+    return EbpfDirector(attach)
 
 
 def installed(*, attach: str = "auto") -> tuple[Director, ...]:

@@ -43,6 +43,7 @@ class EbpfDirector:
         self.attach = attach
         self._path = path
         self._sizes = sizes
+        self._warm: Load | None = None
 
     def missing(self) -> str | None:
         if not self._path.exists():
@@ -59,9 +60,17 @@ class EbpfDirector:
 
     # ---- what should be, what is, the difference
 
+    def warm(self) -> None:
+        if self._warm is None and not find():
+            self._warm = Load(Loaded(), str(self._path), self._entries())
+            self._warm.begin()
+
     def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
         attachments = find()
         loaded = opened(attachments)
+        if want and self._warm is not None:
+            warm, self._warm = self._warm, None  # used once, or needless by now
+            loaded = loaded if loaded.maps else warm.loaded
         if not want and not attachments:
             return ()
         return tuple(self._plan(want, attachments, loaded))
@@ -76,8 +85,7 @@ class EbpfDirector:
         needed = {name for name, on in ((IN, _in(want)), (OUT, _out(want))) if on}
         if want and (outdated or needed - loaded.programs.keys()):
             # Of the two programs one alone may be left, and with it the maps.
-            sizes = tuple({**default_sizes(), **self._sizes}.items())
-            yield Load(loaded, str(self._path), sizes, again=bool(loaded.maps))
+            yield Load(loaded, str(self._path), self._entries(), again=bool(loaded.maps))
 
         def write(name: str, what: str) -> Iterator[Op]:
             items = tuple((k, v) for k, v in wanted[name].items() if have[name].get(k) != v)
@@ -148,6 +156,9 @@ class EbpfDirector:
                 if ifindex not in there or outdated:
                     clsact = has_clsact(rtnl, ifindex)
                     yield Attach(loaded, ifindex, link, program, how, clsact)
+
+    def _entries(self) -> tuple[tuple[str, int], ...]:
+        return tuple({**default_sizes(), **self._sizes}.items())
 
     def _build(self) -> bytes:
         import hashlib  # loads OpenSSL: 5 ms, and `ls` needs none of it

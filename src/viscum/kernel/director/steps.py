@@ -81,6 +81,8 @@ class Load(msgspec.Struct, frozen=True):
     def begin(self) -> None:
         """The verifier takes its time (35 ms) without this process: it may begin before the other
         steps are done, and what it has loaded is nobody's until it is attached."""
+        if self.loaded.loading is not None:
+            return  # warm already
         self.loaded.loading = Thread(target=self._load, name="viscum-load")
         self.loaded.loading.start()
 
