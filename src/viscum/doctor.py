@@ -173,12 +173,12 @@ def _dropping(*, honour: bool = False) -> Iterator[Finding]:
                 f"nft insert rule {name} iifname {link} accept {comment}; nft insert rule {name} "
                 f"oifname {link} ct state established,related accept {comment}",
             )
-        if honour and (*key, f"{COMMENT} honour") not in there:
+        if honour and (*key, f"{COMMENT}-honour") not in there:
             yield Finding(
                 "warn",
                 f'the chain {name} drops what it does not accept, also what firewall = "honour" '
                 "lets clients send to servers",
-                f'nft add rule {name} oifname {link} accept comment "{COMMENT} honour" (after '
+                f'nft add rule {name} oifname {link} accept comment "{COMMENT}-honour" (after '
                 "the rules that drop clients)",
             )
 

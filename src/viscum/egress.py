@@ -45,6 +45,7 @@ def ruleset(
             *_set("lan4", "ipv4_addr", (n for n in lan if n.version == 4)),
             *_set("lan6", "ipv6_addr", (n for n in lan if n.version == 6)),
             *(line for i in instances for line in _instance_chain(i)),
+            *(ZONE if any(i.honour for i in instances) else ()),
             "  chain input {",
             "    type filter hook input priority filter - 5; policy accept;",
             *(f'    iifname "{i.link}" jump {i.link}-router' for i in instances),
@@ -74,6 +75,16 @@ def ruleset(
         f"add table {table}\ndelete table {table}\n"
         f'table {table} {{\n  comment "{digest}"\n{body}\n}}\n'
     )
+
+
+# The router tracks what is steered by mark in a zone of its own: when a server has died the same
+# 5-tuple goes to the cloud, and has to be masqueraded there, which is decided once per entry.
+ZONE = (
+    "  chain zone {",
+    "    type filter hook prerouting priority raw; policy accept;",
+    f"    meta mark & {names.MARK_MASK:#x} == {names.MARK:#x} ct zone set {names.CT_ZONE}",
+    "  }",
+)
 
 
 def digest(text: str) -> str | None:

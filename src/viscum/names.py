@@ -26,6 +26,7 @@ PROTO = 118  # 'v': routes and rules of ours on the host (rtm_protocol, FRA_PROT
 TC_PRIO = 118  # clsact: tried before most; keeps clear of qosify (0x110+) and bridger (0xbb00+)
 TC_HANDLE = 0x5653
 NFT_TABLE = "viscum"  # family inet
+CT_ZONE = 0x5653  # conntrack zone of what is steered by mark
 LINK_PREFIX = "vs"
 INNER_LINK = "eth0"
 SERVICE_TABLE = 50  # in the service's namespace: the way to the real origin
