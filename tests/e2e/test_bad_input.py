@@ -192,6 +192,8 @@ COMMAND_LINES: list[tuple[list[str], tuple[str, ...]]] = [
     (run(command=("/var",)), ("COMMAND '/var'", "is a directory")),
     (run(command=("/tmp/server",)), ("COMMAND '/tmp/server'", "hidden", "/srv")),
     (run()[:-3] + list(SERVER), ("no `--`",)),
+    (["run", "--name", "x", *SERVER, "--svae"], ("no `--`",)),
+    (["run", "--svae", "--name", "x", *SERVER], ("No such option '--svae'", "--save")),
     (["run", "--naem", "x", "--", *SERVER], ("--naem", "--name")),
     (["frobnicate"], ("frobnicate", "viscum --help")),
     (["staus", "web"], ("did you mean status",)),

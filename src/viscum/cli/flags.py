@@ -56,6 +56,10 @@ class Dashed(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" not in args and not {"-h", "--help"} & set(args):
+            # Up to the first word of the server's, to complain of a misspelt option before this.
+            parser = self.make_parser(ctx)
+            parser.allow_interspersed_args = False
+            parser.parse_args(list(args))
             raise click.UsageError(
                 "no `--`: put the server's command behind one, "
                 "as in: viscum run --name web … -- nginx -g 'daemon off;'",
