@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -103,7 +103,8 @@ class Host:
         with self.changing(f"run {spec.name}") as change:
             world = self._with_pool(change)
             old = world.services.get(spec.name)
-            director.get(spec.director, attach=self.attach).warm()
+            with suppress(InputError):  # one that is not there: named below, with all the rest
+                director.get(spec.director, attach=self.attach).warm()
             seen = change.observe()
             with self._patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)
