@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from viscum import doctor, names
 from viscum.errors import InputError, Problem, ViscumError
-from viscum.host import Host, refuse_if_unable
+from viscum.host import Host
 from viscum.kernel import director
 from viscum.kernel.director.explain import SYNTAX, Packet, parse
 from viscum.kernel.observe import observe
@@ -78,12 +78,11 @@ class Answer(Struct, frozen=True):
 def explain(host: Host, packet: str, *, name: str = "", interface: str = "") -> Answer:
     """Asks about `packet` (director.explain.SYNTAX) as if it came in by `interface`, by default
     the first client interface of the service `name`. Raises InputError, ViscumError."""
-    refuse_if_unable()
+    world = host.load()
     try:
         asked = parse(packet)
     except ValueError as error:
         raise InputError(Problem("PACKET", packet, str(error), f"write it as: {SYNTAX}")) from None
-    world = host.load()
     record = host.known(world, name) if name else None
     if record is not None and not interface:
         interface = record.spec.steer.interfaces[0]

@@ -70,8 +70,8 @@ class Host:
             self.trim_logs(change.world)
 
     def load(self) -> World:
-        """The desired world, as the files say. Raises ViscumError, also when not root."""
-        need_root()
+        """The desired world, as the files say. Raises ViscumError, also where it can't be seen."""
+        refuse_if_unable()
         return self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
 
     def _with_pool(self, change: Change) -> World:
@@ -372,7 +372,6 @@ class Host:
 
         sources: by service name, where its spec was read; problems begin with it.
         """
-        refuse_if_unable()
         change = Change(self.names, self.store, self.load(), attach=self.attach)
         world, seen = self._with_pool(change), change.observe()
         problems: list[Problem] = []
@@ -421,7 +420,6 @@ class Host:
 
     def execute(self, name: str, argv: tuple[str, ...]) -> int:
         """Runs argv where the newest instance's server runs; its exit status."""
-        refuse_if_unable()
         world = self.load()
         self.known(world, name)
         for i in instances(world, self.names):
@@ -484,12 +482,12 @@ def need_root() -> None:
 
 
 def refuse_if_unable() -> None:
-    """Before anything is touched: root, and a mount namespace whose mounts others see (N3)."""
+    """Before anything is looked at: root, and a mount namespace whose mounts others see (N3)."""
     need_root()
     if netns.is_private_mount_namespace():
         raise ViscumError(
-            "this shell has a mount namespace of its own (`ip netns exec` makes one): a network "
-            "namespace made here would be lost with it",
+            "this shell has a mount namespace of its own (`ip netns exec` makes one): it hides the "
+            "machine's control groups, and a network namespace made here would be lost with it",
             state="nothing was changed",
             hint="nsenter --net=/run/netns/NAME viscum …",
         )

@@ -63,7 +63,7 @@ def test_two_hosts_in_one_namespace_are_refused(
     assert services(lab) == ["web"]
 
 
-CHANGING = [
+COMMANDS = [
     (*RUN, "sleep", "9"),
     ("enable", "web"),
     ("disable", "web"),
@@ -74,21 +74,32 @@ CHANGING = [
     ("rm", "--all"),
     ("exec", "web", "--", "true"),
     ("tidy",),
+    ("ls",),
+    ("status", "web"),
+    ("logs", "web"),
+    ("export", "web"),
+    ("explain", "web", f"tcp 10.9.0.2:40000 > {CLOUD4}:80 syn"),
 ]
 
 
 @pytest.mark.req("N3")
-def test_commands_refuse_to_change_anything_in_a_private_mount_namespace(lab: Lab) -> None:
-    """`ip netns exec` makes one: namespaces mounted there would be lost with it."""
+def test_commands_refuse_a_private_mount_namespace(lab: Lab) -> None:
+    """`ip netns exec` makes one: namespaces mounted there would be lost with it, and what is shown
+    from there would not be what is."""
     ran = lab.viscum(*RUN, "busybox", "httpd", "-f", "-p", "[::]:80")
     assert ran.returncode == 0, ran.stderr
     before = snapshot.operator(lab), snapshot.traces(lab)
-    for command in CHANGING:
-        words = ["unshare", "-m", "--propagation", "slave", "nsenter", f"--net=/run/netns/{lab.ap}"]
+    words = ["unshare", "-m", "--propagation", "slave", "nsenter", f"--net=/run/netns/{lab.ap}"]
+    for command in COMMANDS:
         done = lab.run("ap", [*words, VISCUM, *command])
         assert done.returncode == 1, (command, done.stdout, done.stderr)
         assert "nsenter --net=/run/netns/NAME viscum" in done.stderr, (command, done.stderr)
         assert "ip netns exec" in done.stderr
+    examined = lab.run("ap", [*words, VISCUM, "doctor", "--json"])
+    assert examined.returncode == 1, examined.stderr
+    findings = [f for f in json.loads(examined.stdout) if "ip netns exec" in f["what"]]
+    assert [f["level"] for f in findings] == ["fail"]
+    assert "nsenter --net=/run/netns/NAME viscum" in findings[0]["fix"]
     after = snapshot.operator(lab), snapshot.traces(lab)
     assert snapshot.differences(before[0], after[0]) == []
     assert before[1] == after[1]

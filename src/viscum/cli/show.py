@@ -137,10 +137,11 @@ def logs(
     from viscum.kernel import logs as files
 
     host = common.host(ctx)
+    world = host.load()
     directory = host.store.logs / name
     paths = sorted(str(p) for p in directory.glob("*.log")) if directory.is_dir() else []
     if not paths:
-        host.known(host.load(), name)  # says so if there is no such service
+        host.known(world, name)  # says so if there is no such service
         raise ViscumError(
             f"{name} has no log",
             hint=f"where there is a journal: journalctl -t {name}.1.0 (generation, instance)",
