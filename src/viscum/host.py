@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -391,9 +391,13 @@ class Host:
             raise InputError(*problems)
 
     def plan(
-        self, specs: list[Spec], sources: Mapping[str, str] | None = None
+        self,
+        specs: list[Spec],
+        sources: Mapping[str, str] | None = None,
+        gone: Iterable[str] = (),
     ) -> tuple[ops.Op, ...]:
-        """The steps that `up` of each spec would begin with. Changes nothing."""
+        """The steps that `up` of each spec would begin with, and those that take the services
+        `gone` away once they have drained. Changes nothing."""
         self.check_all(specs, sources)
         change = Change(self.names, self.store, self.load(), attach=self.attach)
         world, seen = self._with_pool(change), change.observe()
@@ -407,6 +411,8 @@ class Host:
             world = evolve.change_spec(world, old, spec, addresses, None)
             if evolve.is_upgrade(old.spec, spec):
                 world = evolve.add_generation(world, world.services[spec.name], spec, taken)
+        for name in gone:
+            world = world.without(name)
         return change.ops(world, seen, frozenset(s.name for s in specs))
 
     def tidy(self) -> int:

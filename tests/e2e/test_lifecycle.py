@@ -269,6 +269,16 @@ def test_apply_of_a_directory_and_prune(box: Lab, files: Path) -> None:
     (files / "mail.toml").unlink()
     assert echo.viscum(box, "apply", str(files)).returncode == 0
     assert echo.who(box, CLOUDS4[1]) == "mail", "without --prune nothing is removed"
+    before = machine(box)
+    assert echo.viscum(box, "apply", str(files), "--dry-run").stdout.endswith("nothing to do\n")
+    planned = echo.viscum(box, "apply", str(files), "--prune", "--dry-run").stdout
+    assert "- mail" in planned
+    (mail,) = (s for s in json.loads(echo.viscum(box, "ls", "--json").stdout) if s["name"] == "mail")
+    (instance,) = mail["generations"][0]["instances"]
+    would = [line for line in planned.splitlines() if line.startswith("would ")]
+    for taken_away in (instance["namespace"], instance["link"]):
+        assert any(taken_away in line for line in would), planned
+    assert machine(box) == before
     pruned = echo.viscum(box, "apply", str(files), "--prune")
     assert "- mail" in pruned.stdout
     assert echo.who(box, CLOUDS4[1]) == "cloud"

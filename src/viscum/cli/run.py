@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
         for name in gone:
             show_diff(name, world.services[name].spec, None)
     if dry_run:
-        show_plan(host, specs, sources)
+        show_plan(host, specs, sources, gone if prune else ())
         return
     failed = 0
     for spec in specs:
@@ -218,8 +219,10 @@ def also(bad: InputError, host: Host, specs: list[Spec], sources: dict[str, str]
     return bad
 
 
-def show_plan(host: Host, specs: list[Spec], sources: dict[str, str]) -> None:
-    steps = host.plan(specs, sources)
+def show_plan(
+    host: Host, specs: list[Spec], sources: dict[str, str], gone: Iterable[str] = ()
+) -> None:
+    steps = host.plan(specs, sources, gone)
     for op in steps:
         say(f"would {op.describe()}")
     if not steps:
