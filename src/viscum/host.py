@@ -350,7 +350,7 @@ class Host:
             ]
             line = f"{name}: {left} flow{'s' if left != 1 else ''} still open"
             if deadlines:
-                line += f", ended in {max(0.0, min(deadlines) - now()):.0f} s"
+                line += f", reset in {max(0.0, min(deadlines) - now()):.0f} s"
             if left and line != said:
                 self.progress(line)
                 said = line

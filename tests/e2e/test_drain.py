@@ -51,7 +51,7 @@ def test_disable_drain_resets_what_is_left_and_says_how_many(box: Lab) -> None:
     out, err = disable.communicate(timeout=20)
     assert disable.returncode == 0, err
     assert "2 flows were reset" in out
-    assert "flows still open, ended in" in err
+    assert "flows still open, reset in" in err
     assert all(h.was_reset() for h in stays)
     assert echo.status(box)["state"] == "running"
     echo.viscum(box, "enable", "web")
