@@ -13,6 +13,8 @@ class OpFailed(ViscumError):
 
     def __init__(self, op: Op, error: BaseException) -> None:
         detail = error.message if isinstance(error, ViscumError) else str(error)
+        if not isinstance(error, (ViscumError, OSError)):  # a mistake of ours: say what it was
+            detail = repr(error)
         super().__init__(
             f"could not {op.describe()}: {detail}",
             hint=getattr(error, "hint", "") or "by hand: " + " && ".join(op.shell())[:400],
@@ -34,7 +36,7 @@ def apply(ops: Iterable[Op], told: Callable[[Op], None] = lambda op: None) -> No
         told(op)
         try:
             op.apply()
-        except (OSError, ViscumError) as error:
+        except Exception as error:  # whatever it is, what was done so far has to be taken back
             raise OpFailed(op, error) from error
 
 
@@ -44,6 +46,6 @@ def apply_all(ops: Iterable[Op]) -> list[OpFailed]:
     for op in ops:
         try:
             op.apply()
-        except (OSError, ViscumError) as error:
+        except Exception as error:
             failed.append(OpFailed(op, error))
     return failed

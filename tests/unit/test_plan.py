@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 import spec_strategies  # noqa: F401  (no deadline on a busy machine)
 from viscum import egress, evolve, names, ops
+from viscum.apply import OpFailed, apply, apply_all
 from viscum.kernel.cgroup import rounded
 from viscum.model import Group, HostLink, Inner, Observed
 from viscum.plan import inner, instances, plan
@@ -228,3 +229,25 @@ def test_only_a_command_that_names_a_service_starts_its_dead_process() -> None:
     assert plan(wanted, dead, HOST, LOGS, ()) == ()
     (step,) = plan(wanted, dead, HOST, LOGS, (), frozenset({"web"}))
     assert isinstance(step, ops.StartProcess)
+
+
+class Mistaken:
+    """A step in which we made a mistake."""
+
+    def describe(self) -> str:
+        return "count the sheep"
+
+    def shell(self) -> tuple[str, ...]:
+        return ("false",)
+
+    def apply(self) -> None:
+        raise KeyError("sheep")
+
+
+@pytest.mark.req("N16")
+def test_whatever_fails_in_a_step_is_taken_back() -> None:
+    """What rolls back catches OpFailed alone."""
+    with pytest.raises(OpFailed, match=r"count the sheep: KeyError\('sheep'\)"):
+        apply([Mistaken()])
+    (failed,) = apply_all([Mistaken()])
+    assert failed.op.describe() == "count the sheep"

@@ -68,6 +68,8 @@ class EbpfDirector:
     def plan(self, want: Steering, links: tuple[str, ...]) -> tuple[Op, ...]:
         attachments = find()
         loaded = opened(attachments)
+        if not (_in(want) or _out(want)):  # nowhere to attach: maps don't last without programs
+            want = ()
         if want and self._warm is not None:
             warm, self._warm = self._warm, None  # used once, or needless by now
             loaded = loaded if loaded.maps else warm.loaded
