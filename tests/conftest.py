@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -223,6 +224,17 @@ class _Outcomes:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.pluginmanager.register(_Outcomes(session.config.stash[RECORD]))
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    """A directory for one test that services see (/tmp and /run are their own) and may read."""
+    with tempfile.TemporaryDirectory(prefix="vt-", dir="/var/tmp") as path:
+        os.chmod(path, 0o755)
+        yield Path(path)
 
 
 # --- the lab ------------------------------------------------------------------------------------

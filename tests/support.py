@@ -78,7 +78,12 @@ def machine_state() -> dict[str, set[str]]:
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
             if any(word in line for word in ("viscum", "/run/netns/", "vt-"))
         },
-        "files": {f"/run/{n}" for n in _entries("/run") if n.startswith(("viscum", "vt-"))},
+        "files": {
+            f"{place}/{name}"
+            for place in ("/run", "/var/tmp")
+            for name in _entries(place)
+            if name.startswith(("viscum", "vt-"))
+        },
         "sysctls": {
             f"{p}={p.read_text().strip()}"
             for pattern in ("net/ipv[46]/conf/*/forwarding", "net/ipv4/conf/*/rp_filter")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from support import wait_until
@@ -25,9 +24,9 @@ http {{
 """
 
 
-def nginx_command(answer: str, where: Path | None = None) -> tuple[str, ...]:
-    """As a service runs it; its configuration lies outside /tmp, which is private to services."""
-    directory = where or Path(tempfile.mkdtemp(prefix="vt-nginx-", dir="/var/tmp"))
+def nginx_command(answer: str, directory: Path) -> tuple[str, ...]:
+    """As a service runs it. `directory` (the fixture `files`) holds its configuration: outside
+    /tmp, which is private to services."""
     conf = directory / f"{answer}.conf"
     conf.write_text(nginx_conf(answer, "/tmp"))
     return ("nginx", "-c", str(conf))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,6 @@ from viscum.lab import CLOUDS4, Lab
 from viscum.spec import from_mapping, to_toml
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vt-specs-", dir="/var/tmp") as path:
-        yield Path(path)
-
-
 def write(directory: Path, name: str, target: str, command: tuple[str, ...]) -> None:
     steer = {"interfaces": ["wlan0"], "targets": [target], "ports": ["80/tcp"]}
     spec = from_mapping({"name": name, "command": list(command), "steer": steer})
@@ -28,13 +20,13 @@ def write(directory: Path, name: str, target: str, command: tuple[str, ...]) -> 
 
 
 @pytest.mark.req("N2", "N16")
-def test_the_others_are_started(lab: Lab, directory: Path) -> None:
+def test_the_others_are_started(lab: Lab, files: Path) -> None:
     need_program("nginx", "curl", "busybox")
-    write(directory, "a", CLOUDS4[0], nginx_command(EDGE, directory))
-    write(directory, "b", CLOUDS4[1], ("busybox", "false"))
-    write(directory, "c", CLOUDS4[2], nginx_command(EDGE, directory))
+    write(files, "a", CLOUDS4[0], nginx_command(EDGE, files))
+    write(files, "b", CLOUDS4[1], ("busybox", "false"))
+    write(files, "c", CLOUDS4[2], nginx_command(EDGE, files))
 
-    applied = lab.viscum("apply", "--prune", str(directory))
+    applied = lab.viscum("apply", "--prune", str(files))
     assert applied.returncode == 1
     assert "b: 'busybox false' ended before it listened" in applied.stderr
     assert "everything" not in applied.stderr  # a and c are there
@@ -44,15 +36,15 @@ def test_the_others_are_started(lab: Lab, directory: Path) -> None:
 
 
 @pytest.mark.req("N2", "N16")
-def test_nothing_is_pruned_when_something_failed(lab: Lab, directory: Path) -> None:
+def test_nothing_is_pruned_when_something_failed(lab: Lab, files: Path) -> None:
     """What was to take the old one's place may be what failed."""
     need_program("nginx", "curl", "busybox")
-    write(directory, "a", CLOUDS4[0], nginx_command(EDGE, directory))
-    assert lab.viscum("apply", str(directory)).returncode == 0
-    (directory / "a.toml").unlink()
-    write(directory, "b", CLOUDS4[1], ("busybox", "false"))
+    write(files, "a", CLOUDS4[0], nginx_command(EDGE, files))
+    assert lab.viscum("apply", str(files)).returncode == 0
+    (files / "a.toml").unlink()
+    write(files, "b", CLOUDS4[1], ("busybox", "false"))
 
-    applied = lab.viscum("apply", "--prune", str(directory))
+    applied = lab.viscum("apply", "--prune", str(files))
     assert applied.returncode == 1
     assert "a stays" in applied.stderr
     assert body(lab, CLOUDS4[0]) == EDGE

@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,22 +91,13 @@ def labs(lab_factory: Callable[..., Lab]) -> Iterator[tuple[Lab, Lab]]:
         lab.down()
 
 
-@pytest.fixture
-def readable() -> Iterator[Path]:
-    """A directory outside /tmp, which is private to services, that every user may read."""
-    directory = Path(tempfile.mkdtemp(prefix="vt-nginx-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory)
-
-
 @pytest.mark.parametrize("specs", [(SIMPLE,), (RICH, HONOUR)], ids=["simple", "rich"])
 def test_shell_and_native_make_the_same(
-    labs: tuple[Lab, Lab], specs: tuple[str, ...], readable: Path, tmp_path: Path
+    labs: tuple[Lab, Lab], specs: tuple[str, ...], files: Path, tmp_path: Path
 ) -> None:
     need_program("nginx", "ip", "tc", "nft", "bpftool", "sysctl", "setpriv")
     shell, native = labs
-    command = toml_value(list(nginx_command(EDGE, readable)))
+    command = toml_value(list(nginx_command(EDGE, files)))
     for number, text in enumerate(specs):
         (tmp_path / f"{number}.toml").write_text(text.replace("COMMAND", command))
     bare = picture(shell), picture(native)
@@ -152,11 +141,11 @@ CHANGED = (
 )
 
 
-def test_a_change_of_what_runs(labs: tuple[Lab, Lab], readable: Path, tmp_path: Path) -> None:
+def test_a_change_of_what_runs(labs: tuple[Lab, Lab], files: Path, tmp_path: Path) -> None:
     """Of steering, limits and egress, in place: only the differences are in the script."""
     shell, native = labs
     file = tmp_path / "web.toml"
-    command = toml_value(list(nginx_command(EDGE, readable)))
+    command = toml_value(list(nginx_command(EDGE, files)))
     file.write_text(RICH.replace("COMMAND", command))
     for lab in labs:
         done = lab.run("ap", [sys.executable, "-c", NATIVE, str(file)])

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,12 +40,9 @@ Server(("::", 80), Handler).serve_forever()
 
 
 @pytest.fixture
-def files() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="vt-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    (directory / "t").mkdir()
-    yield directory
-    shutil.rmtree(directory)
+def files(files: Path) -> Path:
+    (files / "t").mkdir()
+    return files
 
 
 def kill_all(group: Group) -> tuple[int, int]:

@@ -23,13 +23,15 @@ def services(lab: Lab) -> list[str]:
 
 
 @pytest.mark.req("N3")
-def test_two_hosts_on_one_machine_do_not_see_each_other(lab_factory: LabFactory) -> None:
+def test_two_hosts_on_one_machine_do_not_see_each_other(
+    lab_factory: LabFactory, files: Path
+) -> None:
     need_program("nginx", "curl")
     one, two = lab_factory(), lab_factory()
     for lab in (one, two):
         cloud_web(lab)
     before = snapshot.operator(two)
-    command = nginx_command(EDGE)
+    command = nginx_command(EDGE, files)
     assert one.viscum(*RUN, *command).returncode == 0
     assert (body(one, CLOUD4), body(two, CLOUD4)) == (EDGE, "cloud")
     assert (services(one), services(two)) == (["web"], [])

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +21,6 @@ def box(lab: Lab) -> Lab:
     """A lab whose cloud runs the server."""
     echo.start(lab, "cloud", "cloud")
     return lab
-
-
-@pytest.fixture
-def files() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="vt-", dir="/var/tmp"))
-    yield directory
-    shutil.rmtree(directory)
 
 
 def group(lab: Lab, generation: int = 1, instance: int = 0) -> Group:
@@ -273,7 +263,9 @@ def test_apply_of_a_directory_and_prune(box: Lab, files: Path) -> None:
     assert echo.viscum(box, "apply", str(files), "--dry-run").stdout.endswith("nothing to do\n")
     planned = echo.viscum(box, "apply", str(files), "--prune", "--dry-run").stdout
     assert "- mail" in planned
-    (mail,) = (s for s in json.loads(echo.viscum(box, "ls", "--json").stdout) if s["name"] == "mail")
+    (mail,) = (
+        s for s in json.loads(echo.viscum(box, "ls", "--json").stdout) if s["name"] == "mail"
+    )
     (instance,) = mail["generations"][0]["instances"]
     would = [line for line in planned.splitlines() if line.startswith("would ")]
     for taken_away in (instance["namespace"], instance["link"]):

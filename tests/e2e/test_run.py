@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,14 +14,14 @@ from viscum.lab import CLOUD4, CLOUD6, Lab
 
 @pytest.mark.req("N2", "N5", "N18")
 @pytest.mark.parametrize("target", [CLOUD4, CLOUD6])
-def test_a_server_moves_to_the_edge_and_back(lab: Lab, target: str) -> None:
+def test_a_server_moves_to_the_edge_and_back(lab: Lab, target: str, files: Path) -> None:
     need_program("nginx", "curl")
     cloud_web(lab)
     assert body(lab, target) == "cloud"
 
     ran = lab.viscum(
         "run", "--name", "web", "--on", "wlan0", "--target", target, "--port", "80/tcp", "--",
-        *nginx_command(EDGE),
+        *nginx_command(EDGE, files),
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert body(lab, target) == EDGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,14 +20,14 @@ def where(lab: Lab) -> str:
 
 
 @pytest.mark.req("N16")
-def test_tidy_mends_what_was_taken_away(lab: Lab) -> None:
+def test_tidy_mends_what_was_taken_away(lab: Lab, files: Path) -> None:
     """An interface that was made anew (a Wi-Fi restart), a link that is down, our nft table."""
     need_program("nginx", "curl", "nft")
     make = ("ip", "link", "add", "lan1", "up", "type", "veth", "peer", "name", "lan1p")
     lab.run("ap", make, check=True)
     ran = lab.viscum(
         "run", "--name", "web", "--on", "wlan0", "--on", "lan1", "--target", CLOUD4,
-        "--port", "80/tcp", "--", *nginx_command(EDGE),
+        "--port", "80/tcp", "--", *nginx_command(EDGE, files),
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     status = json.loads(lab.viscum("status", "web", "--json").stdout)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +37,10 @@ http {{
 
 
 @pytest.fixture
-def files() -> Iterator[Path]:
-    """/big and the servers' configurations; services have a /tmp of their own."""
-    directory = Path(tempfile.mkdtemp(prefix="vt-", dir="/var/tmp"))
-    directory.chmod(0o755)
-    (directory / "big").write_bytes(os.urandom(SIZE))
-    yield directory
-    shutil.rmtree(directory)
+def files(files: Path) -> Path:
+    """/big, beside the servers' configurations."""
+    (files / "big").write_bytes(os.urandom(SIZE))
+    return files
 
 
 def nginx(name: str, files: Path, temp: Path | str = "/tmp") -> tuple[str, ...]:
