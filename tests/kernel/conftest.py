@@ -1,4 +1,4 @@
-"""Namespaces for one test, taken away afterwards."""
+"""Namespaces for one test, taken away afterwards: bare ones, and the topology of the data path."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kernel.topo import TARGET4, TARGET6, Topo
 from viscum.kernel import netns
 from viscum.kernel.syscalls import in_netns
 
@@ -63,3 +64,16 @@ def new_space() -> Iterator[NewSpace]:
 @pytest.fixture
 def space(new_space: NewSpace) -> Space:
     return new_space()
+
+
+@pytest.fixture
+def topo() -> Iterator[Topo]:
+    """With one service, in slot 1."""
+    with Topo() as topo:
+        topo.add_service(1)
+        yield topo
+
+
+@pytest.fixture(params=[TARGET4, TARGET6], ids=["v4", "v6"])
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

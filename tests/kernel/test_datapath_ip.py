@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -17,6 +16,8 @@ from kernel.topo import (
     UE6,
     Topo,
     accepted,
+    any_address,
+    is6,
     received,
     tcp,
     udp,
@@ -24,26 +25,6 @@ from kernel.topo import (
 from viscum.kernel.director.explain import Packet
 
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
-@pytest.fixture(params=[TARGET4, TARGET6], ids=["v4", "v6"])
-def target(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def is6(address: str) -> bool:
-    return ":" in address
-
-
-def any_address(address: str) -> str:
-    return "::" if is6(address) else "0.0.0.0"
 
 
 @pytest.mark.req("N7")

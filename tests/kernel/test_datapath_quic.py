@@ -20,13 +20,6 @@ PEER = Path(__file__).with_name("quic_peer.py")
 
 
 @pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
-@pytest.fixture
 def start(topo: Topo) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """`start("s1", *argv)`: a process in that namespace, killed afterwards."""
     with ExitStack() as stack:

@@ -9,18 +9,17 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from kernel.topo import (
     TARGET4,
-    TARGET6,
     UE4,
     UE6,
     Topo,
     accepted,
+    any_address,
     own4,
     own6,
     received,
@@ -39,22 +38,6 @@ table inet fw {
     }
 }
 """
-
-
-@pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
-@pytest.fixture(params=[TARGET4, TARGET6], ids=["v4", "v6"])
-def target(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-def any_address(address: str) -> str:
-    return "::" if ":" in address else "0.0.0.0"
 
 
 def strict(topo: Topo) -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -15,7 +14,6 @@ from kernel.topo import (
     AP4,
     OTHER4,
     TARGET4,
-    TARGET6,
     UE4,
     Topo,
     accepted,
@@ -27,18 +25,6 @@ from viscum import names
 from viscum.kernel.director.explain import Packet
 
 Sockets = dict[str, socket.socket]
-
-
-@pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
-@pytest.fixture(params=[TARGET4, TARGET6], ids=["v4", "v6"])
-def target(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def listeners(topo: Topo, target: str = TARGET4, port: int = 80) -> Sockets:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from ipaddress import ip_network
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from kernel.topo import (
     OTHER4,
     TARGET4,
-    TARGET6,
     TARGETS,
     UE4,
     Topo,
@@ -30,18 +28,6 @@ Sockets = dict[str, socket.socket]
 SECOND = 1_000_000_000
 INITIAL_1 = bytes((0xC3, 0, 0, 0, 1)) + bytes(1195)
 INITIAL_2 = bytes((0xD3, 0x6B, 0x33, 0x43, 0xCF)) + bytes(1195)
-
-
-@pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
-@pytest.fixture(params=[TARGET4, TARGET6], ids=["v4", "v6"])
-def target(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def servers(topo: Topo, target: str = TARGET4) -> Sockets:

@@ -47,13 +47,6 @@ HOWS = [pytest.param("tcx", marks=NEED_TCX), "clsact"]
 CONFIGURED = ("services", "targets", "prefixes", "ports", "clients", "links", "config")
 
 
-@pytest.fixture
-def topo() -> Iterator[Topo]:
-    with Topo() as topo:
-        topo.add_service(1)
-        yield topo
-
-
 @pytest.fixture(params=HOWS)
 def how(request: pytest.FixtureRequest) -> str:
     return str(request.param)

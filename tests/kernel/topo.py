@@ -56,6 +56,15 @@ def own6(slot: int) -> IPv6Address:
     return IPv6Address("2001:db8:2::") + 2 * slot + 1
 
 
+def is6(address: str) -> bool:
+    return ":" in address
+
+
+def any_address(address: str) -> str:
+    """Of the same version."""
+    return "::" if is6(address) else "0.0.0.0"
+
+
 class Topo:
     """Made at once; `close` takes everything away."""
 
