@@ -20,7 +20,7 @@ from kernel.instance import Instance, instance
 from support import need_program, wait_until
 from viscum.kernel import identity, process
 from viscum.kernel.process import LaunchError, Process
-from viscum.kernel.syscalls import CAPABILITIES, capget
+from viscum.kernel.syscalls import capget
 
 SLEEPER = ("sleep", f"4711.{os.getpid()}")  # known by its arguments, wherever it is
 SRC = Path(__file__).parents[2] / "src"
@@ -135,7 +135,7 @@ def test_capabilities_are_what_was_promised(
     web: Instance, user: str | None, asked: tuple[str, ...] | None, kept: tuple[str, ...]
 ) -> None:
     pid = web.start("sleep", "1000", user=user, capabilities=asked)
-    want = sum(1 << CAPABILITIES[name] for name in kept)
+    want = sum(1 << identity.NUMBERS[name] for name in kept)
     assert masks(pid) == dict.fromkeys(("Inh", "Prm", "Eff", "Bnd", "Amb"), want)
     assert status(pid)["NoNewPrivs"] == "1"
     assert capget()[1] & ~want  # we ourselves have more: it was given up

@@ -14,7 +14,6 @@ from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from viscum.kernel import cgroup, cgroupfs, identity, mounts, process, resolver, service
-from viscum.kernel.syscalls import CAPABILITIES
 from viscum.names import NETNS_DIR
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def _become(op: StartProcess) -> list[str]:
     run = op.run
     user = identity.look_up(run.user, run.root)
     keep = identity.capabilities(run.capabilities, user.uid)
-    kept = [name for name, number in CAPABILITIES.items() if keep >> number & 1]
+    kept = [name for name, number in identity.NUMBERS.items() if keep >> number & 1]
     sets = ",".join(["-all", *(f"+{name.replace('-', '_')}" for name in kept)])
     environment = {"PATH": process.PATH, "LANG": "C.UTF-8", "HOME": user.home, "USER": user.name}
     environment |= {"LOGNAME": user.name, **run.environment}

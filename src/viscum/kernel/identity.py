@@ -12,6 +12,9 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from viscum.kernel import syscalls as sys
+from viscum.spec.values import CAPABILITIES
+
+NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)}
 
 # What a server that starts as root and then drops to a user of its own (nginx, dnsmasq) needs.
 # Left out, of what container engines keep: net-raw, mknod, sys-chroot, setfcap, setpcap, fsetid,
@@ -107,7 +110,7 @@ def _lines(path: str, fields: int) -> list[list[str]]:
 
 def mask(names: Iterable[str]) -> int:
     try:
-        return sum({1 << sys.CAPABILITIES[name] for name in names})
+        return sum({1 << NUMBERS[name] for name in names})
     except KeyError as error:
         raise OSError(errno.EINVAL, "no such capability", error.args[0]) from None
 

@@ -57,15 +57,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-# linux/capability.h: name as written in a spec -> number
-_CAPABILITY_NAMES = """
-    chown dac-override dac-read-search fowner fsetid kill setgid setuid setpcap linux-immutable
-    net-bind-service net-broadcast net-admin net-raw ipc-lock ipc-owner sys-module sys-rawio
-    sys-chroot sys-ptrace sys-pacct sys-admin sys-boot sys-nice sys-resource sys-time
-    sys-tty-config mknod lease audit-write audit-control setfcap mac-override mac-admin syslog
-    wake-alarm block-suspend audit-read perfmon bpf checkpoint-restore
-"""
-CAPABILITIES = {name: number for number, name in enumerate(_CAPABILITY_NAMES.split())}
+# linux/capability.h
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
 # linux/falloc.h
