@@ -133,10 +133,12 @@ def steering(world: World, seen: Observed) -> Steering:
     """The world as directors see it; interfaces that are not there are left out."""
     found: list[SteerService] = []
     for record in world.services.values():
+        # Until all of a new generation listens an older one serves: it may yet be taken back.
+        live = any(g.state == "live" for g in record.generations)
         generations = tuple(
             SteerGeneration(
                 g.number,
-                g.state != "draining",
+                g.state == "live" or (g.state == "starting" and not live),
                 tuple(
                     SteerInstance(
                         slot,

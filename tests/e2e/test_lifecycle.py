@@ -107,6 +107,32 @@ def test_a_failed_upgrade_is_taken_back(box: Lab, flags: tuple[str, ...], reason
     assert [g["state"] for g in echo.status(box)["generations"]] == ["live"]
 
 
+@pytest.mark.req("N8")
+def test_a_failed_upgrade_has_taken_no_flow(box: Lab, files: Path) -> None:
+    """One of two new instances listens; flows it took would end when it is taken back."""
+    echo.run(box)
+    go, first = files / "go", files / "first"
+    program = 'mkdir "$0" 2>&- && exec "$@"; until [ -e "$FILE" ]; do sleep 0.01; done; exit 3'
+    words = ("sh", "-c", program.replace("$FILE", str(go)), str(first), *echo.command("newer"))
+    upgrade = echo.begin(
+        box, "run", "--replace", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+        "--target", CLOUD6, "--port", "7000/tcp", "--instances", "2", "--", *words,
+    )  # fmt: skip
+    wait_until(
+        lambda: any(i["listens"] for i in echo.status(box)["generations"][0]["instances"])
+        and len(echo.status(box)["generations"]) == 2,
+        "one of the new instances listens",
+    )
+    held = [echo.hold(box, CLOUD4) for _ in range(20)]
+    go.touch()
+    _, err = upgrade.communicate(timeout=20)
+    assert upgrade.returncode == 1
+    assert "ended before it listened" in err
+    assert all(h.alive() for h in held)
+    for h in held:
+        h.close()
+
+
 @pytest.mark.req("N2", "N16")
 def test_a_first_run_that_ends_leaves_nothing_but_its_log(box: Lab) -> None:
     before = machine(box)
