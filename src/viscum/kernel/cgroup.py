@@ -20,6 +20,7 @@ import time
 from msgspec import Struct
 
 from viscum.kernel import cgroupfs as fs
+from viscum.kernel import knobs
 
 CPU_PERIOD_USEC = 100_000
 CPU_MIN = 0.01  # of a processor: the kernel's shortest quota is 1 ms per period
@@ -90,7 +91,7 @@ class Group(Struct, frozen=True):
             on = set(fs.read(f"{parent}/cgroup.subtree_control").split())
             missing = tuple(sorted(wanted - on))
             if missing:
-                fs.write(f"{parent}/cgroup.subtree_control", " ".join(f"+{c}" for c in missing))
+                knobs.write(f"{parent}/cgroup.subtree_control", " ".join(f"+{c}" for c in missing))
                 at_root = at_root or (missing if parent == here.unified else ())
             parent = f"{parent}/{step}"
             try:
@@ -110,19 +111,19 @@ class Group(Struct, frozen=True):
         quota = None if cpu is None else _quota(cpu)
         if path := self._limited("cpu", cpu):
             if os.path.exists(f"{path}/cpu.max"):
-                fs.write(
+                knobs.write(
                     f"{path}/cpu.max", f"{'max' if quota is None else quota} {CPU_PERIOD_USEC}"
                 )
             else:
-                fs.write(f"{path}/cpu.cfs_period_us", str(CPU_PERIOD_USEC))
-                fs.write(f"{path}/cpu.cfs_quota_us", str(-1 if quota is None else quota))
+                knobs.write(f"{path}/cpu.cfs_period_us", str(CPU_PERIOD_USEC))
+                knobs.write(f"{path}/cpu.cfs_quota_us", str(-1 if quota is None else quota))
         if path := self._limited("memory", memory):
             if os.path.exists(f"{path}/memory.max"):
-                fs.write(f"{path}/memory.max", "max" if memory is None else str(memory))
+                knobs.write(f"{path}/memory.max", "max" if memory is None else str(memory))
             else:
-                fs.write(f"{path}/memory.limit_in_bytes", str(-1 if memory is None else memory))
+                knobs.write(f"{path}/memory.limit_in_bytes", str(-1 if memory is None else memory))
         if path := self._limited("pids", processes):
-            fs.write(f"{path}/pids.max", "max" if processes is None else str(processes))
+            knobs.write(f"{path}/pids.max", "max" if processes is None else str(processes))
 
     def _limited(self, controller: str, value: float | None) -> str | None:
         path = self._of(controller)
@@ -155,7 +156,7 @@ class Group(Struct, frozen=True):
     def join(self, pid: int = 0) -> None:
         """Move a process (0: the caller) here; the home first, so that it can be found at once."""
         for root in fs.hierarchies().roots:
-            fs.write(f"{root}/{self.path}/cgroup.procs", str(pid))
+            knobs.write(f"{root}/{self.path}/cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:
         """Processes in the group and below it; none if it does not exist."""
@@ -208,12 +209,12 @@ class Group(Struct, frozen=True):
 
     def freeze(self, frozen: bool = True) -> None:
         """Stop every process where it is, or let all go on (v2 only)."""
-        fs.write(f"{self._home()}/cgroup.freeze", "1" if frozen else "0")
+        knobs.write(f"{self._home()}/cgroup.freeze", "1" if frozen else "0")
 
     def kill(self) -> None:
         """SIGKILL to every process in the group and below, also those that are just forking."""
         try:
-            fs.write(f"{self._home()}/cgroup.kill", "1")
+            knobs.write(f"{self._home()}/cgroup.kill", "1")
             return
         except FileNotFoundError:  # before Linux 5.14, v1, or no such group
             pass

@@ -100,16 +100,6 @@ def read(path: str) -> str:
         return file.read()
 
 
-def write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} (writing {text!r})", path) from None
-    finally:
-        os.close(fd)
-
-
 V1_UNLIMITED = 1 << 62  # memory.limit_in_bytes of a group without a limit is about 2**63
 
 

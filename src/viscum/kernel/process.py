@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from viscum.kernel import identity, mounts
+from viscum.kernel import identity, knobs, mounts
 from viscum.kernel import syscalls as sys
 from viscum.kernel.cgroup import Group
 
@@ -70,7 +70,7 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
     def set_up(step: Callable[[str, str], None]) -> None:
         step("join the control group", launch.group.path)
         launch.group.join()
-        _write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
+        knobs.write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
         step("open", "/dev/null")
         null = os.open("/dev/null", os.O_RDWR)
         step("enter the network namespace", launch.group.path)
@@ -333,11 +333,3 @@ def _execute(argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
             elif error.errno != errno.ENOENT or len(where) == 1:
                 failed = OSError(error.errno, os.strerror(error.errno or 0), path)
     raise failed
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

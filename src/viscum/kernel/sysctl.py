@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from viscum.kernel import knobs
 from viscum.kernel.syscalls import in_netns
 
 _ROOT = Path("/proc/sys")
@@ -35,14 +35,6 @@ def write(name: str, value: str | int, netns_fd: int | None = None) -> None:
     """OSError if the kernel has no such parameter or does not like the value."""
     file, line = path(name), f"{value}\n"
     if netns_fd is None:
-        _write(file, line)
+        knobs.write(file, line)
     else:
-        in_netns(netns_fd, _write, file, line)
-
-
-def _write(file: Path, line: str) -> None:
-    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, line.encode())
-    finally:
-        os.close(fd)
+        in_netns(netns_fd, knobs.write, file, line)
