@@ -74,10 +74,26 @@ def possible_cpus() -> int:
         return int(file.read().strip().replace(",", "-").split("-")[-1]) + 1
 
 
-class Map:
+class _Owner:
+    """Of a file descriptor, until `close` or the object's end."""
+
+    __slots__ = ("fd",)
+
+    fd: int
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Map(_Owner):
     """One map, by a file descriptor that this object owns."""
 
-    __slots__ = ("fd", "id", "key_size", "kind", "max_entries", "name", "value_size")
+    __slots__ = ("id", "key_size", "kind", "max_entries", "name", "value_size")
 
     def __init__(self, fd: int) -> None:
         raw = _info(fd, 88, "map info")
@@ -88,14 +104,6 @@ class Map:
         self.name = raw[24:40].split(b"\0")[0].decode()
         if self.kind in _PERCPU:
             self.value_size = (self.value_size + 7 & ~7) * possible_cpus()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __del__(self) -> None:
-        self.close()
 
     def _call(
         self,
@@ -235,10 +243,10 @@ def map_by_id(number: int) -> Map:
     return Map(fd)
 
 
-class Program:
+class Program(_Owner):
     """One loaded program, by a file descriptor that this object owns."""
 
-    __slots__ = ("fd", "id", "name", "tag")
+    __slots__ = ("id", "name", "tag")
 
     def __init__(self, fd: int) -> None:
         raw = _info(fd, 128, "program info")
@@ -246,14 +254,6 @@ class Program:
         (self.id,) = struct.unpack_from("=I", raw, 4)
         self.tag = raw[8:16].hex()
         self.name = raw[64:80].split(b"\0")[0].decode()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __del__(self) -> None:
-        self.close()
 
     def map_ids(self) -> tuple[int, ...]:
         (count,) = struct.unpack_from("=I", _info(self.fd, 64, "program info"), 52)
