@@ -159,11 +159,11 @@ def steering(world: World, seen: Observed) -> Steering:
                 record.addresses,
                 generations,
                 seen,
-                enabled=record.enabled and record.running and not record.removing,
+                admits=record.running and not record.removing,
             )
         )
         found.extend(
-            _service(record, r.sid, r.spec.steer, r.addresses, generations, seen, enabled=False)
+            _service(record, r.sid, r.spec.steer, r.addresses, generations, seen, admits=False)
             for r in record.retired
         )
     return tuple(found)
@@ -182,12 +182,12 @@ def _service(
     generations: tuple[SteerGeneration, ...],
     seen: Observed,
     *,
-    enabled: bool,
+    admits: bool,
 ) -> SteerService:
     return SteerService(
         sid=sid,
         name=record.name,
-        enabled=enabled,
+        enabled=admits and record.enabled,
         interfaces=tuple(seen.links[i].ifindex for i in steer.interfaces if i in seen.links),
         targets=tuple(ip_network(a) for a in addresses),
         ports=tuple(SteerPort(PROTOCOLS[p.proto], p.first, p.last) for p in steer.ports),
@@ -202,7 +202,7 @@ def _service(
         udp_idle_ns=int(float(steer.udp.idle) * 1e9),
         udp_epoch=record.udp_epoch,
         arm_until_ns=record.arm_until_ns,
-        until_ns=record.until_ns,
+        until_ns=record.until_ns if admits else 0,  # it would turn on what is off for good
     )
 
 

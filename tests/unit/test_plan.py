@@ -15,7 +15,7 @@ from viscum import egress, evolve, names, ops
 from viscum.apply import OpFailed, apply, apply_all
 from viscum.kernel.cgroup import rounded
 from viscum.model import Group, HostLink, Inner, Observed
-from viscum.plan import inner, instances, plan
+from viscum.plan import inner, instances, plan, steering
 from viscum.spec import Limits, Port, Spec, Steer
 from viscum.store import HostRecord, World
 
@@ -219,6 +219,22 @@ def test_a_name_without_its_namespace_is_completed() -> None:
     steps = plan(wanted, half, HOST, LOGS, (), frozenset({"web"}))
     assert steps[0] == ops.CreateNamespace("viscum.web.1.0")
     assert plan(EMPTY, half, HOST, LOGS, ()) == (ops.DeleteNamespace("viscum.web.1.0"),)
+
+
+@pytest.mark.req("N2", "N9")
+def test_a_limit_in_time_turns_on_nothing_that_takes_no_new_flows() -> None:
+    """After `until_ns` the director inverts `enabled`: also of what was to be off for good."""
+    until = 10**15
+    wanted = world(spec("web"))
+    record = replace(wanted.services["web"], until_ns=until)
+    narrow = evolve.change_spec(wanted, record, record.spec, record.addresses[:1], None)
+    entries = [
+        (s.enabled, s.until_ns)
+        for one in (narrow.services["web"], evolve.stopping(record, None))
+        for s in steering(wanted.with_record(one), ROUTER)
+    ]
+    assert entries == [(True, until), (False, 0), (False, 0)]
+    assert not steering(wanted.with_record(evolve.removing(record, None)), ROUTER)[0].until_ns
 
 
 @pytest.mark.req("N9")
