@@ -76,7 +76,7 @@ def machine_state() -> dict[str, set[str]]:
         "mounts": {
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
-            if any(word in line for word in ("viscum", "/run/netns/", "vt-"))
+            if any(word in line for word in ("viscum", "/run/netns/", "vt-", " /sys/fs/bpf "))
         },
         "files": {
             f"{place}/{name}"

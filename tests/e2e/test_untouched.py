@@ -24,11 +24,12 @@ PROGRAM = """
 __attribute__((section("tc"), used)) int operators_own(void *context) { return -1; }
 __attribute__((section("license"), used)) char operators_license[] = "GPL";
 """
+# Loading an object, tc mounts a bpffs on /sys/fs/bpf if there is none, and leaves it there.
 CLSACT = [
     "tc qdisc add dev wlan0 clsact",
     "tc filter add dev wlan0 ingress pref 10 protocol ip u32 match ip dst 192.0.2.1/32 flowid 1:1",
-    "tc filter add dev wlan0 ingress pref 118 protocol all bpf da obj {} sec tc",
-    "tc filter add dev wlan0 egress pref 7 protocol all bpf da obj {} sec tc",
+    "unshare -m tc filter add dev wlan0 ingress pref 118 protocol all bpf da obj {} sec tc",
+    "unshare -m tc filter add dev wlan0 egress pref 7 protocol all bpf da obj {} sec tc",
 ]
 ROUTING = [
     # In the places where Viscum's own are: the same preference, table and mark's neighbours.
