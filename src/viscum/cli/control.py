@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import click
 
 from viscum.cli import common
 from viscum.cli.output import note, say
+from viscum.host import Host
 from viscum.kernel.process import LaunchError
 from viscum.start import Outcome
 
@@ -84,49 +86,51 @@ def _steered(result: Outcome, for_: float | None) -> None:
         note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
 
 
-@click.command()
-@names_argument
-@all_option
-@click.pass_context
-def stop(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+def for_each(act: Callable[[Host, str], Outcome]) -> click.Command:
+    """The command that does nothing else than `act`, whose name and help it takes."""
+
+    @click.command(act.__name__, help=act.__doc__)
+    @names_argument
+    @all_option
+    @click.pass_context
+    def command(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+        host = common.host(ctx)
+        common.each(names, all_, host, lambda name: common.outcome(act(host, name)))
+
+    return command
+
+
+@for_each
+def stop(host: Host, name: str) -> Outcome:
     """End the server after its last flow (or its drain limit); the spec is kept.
 
     \b
     Example:
       viscum stop web
     """
-    host = common.host(ctx)
-    common.each(names, all_, host, lambda name: common.outcome(host.stop(name)))
+    return host.stop(name)
 
 
-@click.command()
-@names_argument
-@all_option
-@click.pass_context
-def start(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+@for_each
+def start(host: Host, name: str) -> Outcome:
     """Start a stopped service, or one whose server has ended.
 
     \b
     Example:
       viscum start web
     """
-    host = common.host(ctx)
-    common.each(names, all_, host, lambda name: common.outcome(host.start_again(name)))
+    return host.start_again(name)
 
 
-@click.command()
-@names_argument
-@all_option
-@click.pass_context
-def restart(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+@for_each
+def restart(host: Host, name: str) -> Outcome:
     """Move to new processes of the same spec, as an upgrade does: no client notices.
 
     \b
     Example:
       viscum restart web
     """
-    host = common.host(ctx)
-    common.each(names, all_, host, lambda name: common.outcome(host.restart(name)))
+    return host.restart(name)
 
 
 @click.command()
