@@ -49,6 +49,27 @@ class CreateNamespace(Struct, frozen=True):
         os.close(netns.create(self.name))
 
 
+class NameNamespace(Struct, frozen=True):
+    """Somebody has deleted the name of a namespace in which a server still runs."""
+
+    name: str
+    cgroup: str
+    slot: int
+
+    def describe(self) -> str:
+        return f"name the network namespace of {self.cgroup} {self.name} again"
+
+    def shell(self) -> tuple[str, ...]:
+        from viscum.kernel import commands
+
+        return tuple(commands.name_again(self.name, self.cgroup))
+
+    def apply(self) -> None:
+        from viscum.kernel import service
+
+        service.name_again(self.name, self.cgroup, names.number(self.slot))
+
+
 class ConnectLink(Struct, frozen=True):
     """The veth pair between host and namespace, with the slot's ids and addresses."""
 

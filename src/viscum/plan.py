@@ -247,7 +247,12 @@ def mtu(spec: Spec, seen: Observed) -> int:
 
 def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
     exists = i.netns in seen.inner  # a name alone is what a killed command left
-    if not exists:
+    alive = _alive(i, seen)
+    if not exists and alive:  # also where it is about to go: its flows are looked for inside
+        yield ops.NameNamespace(i.netns, i.cgroup, i.slot)
+    if not _mended(i, alive):
+        return
+    if not exists and not alive:
         yield ops.CreateNamespace(i.netns)
     link = seen.links.get(i.link)
     wanted_mtu = mtu(i.record.spec, seen)
@@ -256,6 +261,16 @@ def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
         link is not None
         and exists
         and link.up
+def _alive(i: Instance, seen: Observed) -> bool:
+    group = seen.groups.get(i.group)
+    return group is not None and group.populated
+
+
+def _mended(i: Instance, alive: bool) -> bool:
+    """What is about to go is not: mending might fail, and it would never go."""
+    return not i.record.removing and (alive or i.generation.state != "draining")
+
+
         and link.nsid == names.number(i.slot)
         and link.alias == i.alias
         and {a.partition("/")[0] for a in addresses} <= {str(a) for a in link.addresses}
@@ -282,8 +297,7 @@ def _process(
     record, generation = i.record, i.generation
     group = seen.groups.get(i.group)
     limits = record.spec.limits
-    alive = group is not None and group.populated
-    if not alive:
+    if not _alive(i, seen):
         if record.running and record.name in start and generation.state != "draining":
             yield ops.StartProcess(
                 service=record.name,
@@ -325,7 +339,7 @@ STOP_TIMEOUT = 2.0
 # ---- firewall = "honour" ---------------------------------------------------------------------
 
 
-def _wanted_marks(wanted: list[Instance]) -> tuple[set[HostRule], set[HostRoute]]:
+def _wanted_marks(wanted: list[Instance], seen: Observed) -> tuple[set[HostRule], set[HostRoute]]:
     rules: set[HostRule] = set()
     routes: set[HostRoute] = set()
     for i in wanted:
@@ -341,7 +355,9 @@ def _wanted_marks(wanted: list[Instance]) -> tuple[set[HostRule], set[HostRoute]
 
 
 def _marks(wanted: list[Instance], verb: str, seen: Observed) -> Iterator[ops.Op]:
-    rules, routes = _wanted_marks(wanted)
+    rules, routes = _wanted_marks(wanted, seen)
+        if i.link not in seen.links and not _mended(i, _alive(i, seen)):
+            continue
     if verb == "add":
         yield from (ops.ChangeRoute("add", r) for r in _stable(routes - seen.routes))
         yield from (ops.ChangeRule("add", r) for r in _stable(rules - seen.rules))

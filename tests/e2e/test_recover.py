@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from e2e.servers import EDGE, nginx_command
+from e2e.servers import EDGE, body, nginx_command
 from support import need_program
+from viscum.kernel import netns, syscalls
 from viscum.lab import CLOUD4, Lab
 
 LAN = ("ip", "link", "add", "lan1", "up", "type", "veth", "peer", "name", "lan1p")
@@ -33,3 +37,42 @@ def test_the_interface_of_a_stopped_service_has_gone(lab: Lab, files: Path) -> N
         done = lab.viscum(*command)
         assert done.returncode == 0, (command, done.stderr)
     assert lab.viscum("ls", "--json").stdout.strip() == "[]"
+
+
+def instance(lab: Lab) -> dict[str, str]:
+    status = json.loads(lab.viscum("status", "web", "--json").stdout)
+    found: dict[str, str] = status["generations"][0]["instances"][0]
+    return found
+
+
+@pytest.mark.req("N16", "N18")
+@pytest.mark.parametrize("command", ["tidy", "disable web", "restart web", "stop web", "rm web"])
+def test_the_name_of_a_namespace_has_gone(lab: Lab, files: Path, command: str) -> None:
+    """The server lives on in it, and with it the namespace's id."""
+    web(lab, files)
+    assert body(lab, CLOUD4) == EDGE
+    before = instance(lab)
+    subprocess.run(["ip", "netns", "del", before["namespace"]], check=True)
+
+    done = lab.viscum(*command.split())
+    assert done.returncode == 0, done.stderr
+    if command in ("tidy", "disable web"):
+        after = instance(lab)
+        assert (after["pid"], after["listens"]) == (before["pid"], before["listens"])
+    if command in ("tidy", "restart web"):
+        assert body(lab, CLOUD4) == EDGE
+    assert lab.viscum("rm", "--all").returncode == 0
+    assert lab.viscum("ls", "--json").stdout.strip() == "[]"
+
+
+@pytest.mark.req("N9", "N16")
+def test_a_service_drains_though_the_name_of_its_namespace_has_gone(lab: Lab, files: Path) -> None:
+    web(lab, files, "--drain", "30s")
+    with netns.opened(lab.ue) as fd:
+        client = syscalls.in_netns(fd, socket.create_connection, (CLOUD4, 80), 5)
+    with client:
+        subprocess.run(["ip", "netns", "del", instance(lab)["namespace"]], check=True)
+        done = lab.viscum("rm", "--no-wait", "web")
+        assert done.returncode == 0, done.stderr
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b" 200 " in client.recv(1000)

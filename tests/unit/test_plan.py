@@ -101,6 +101,9 @@ class Kernel:
             case ops.CreateNamespace(name):
                 assert name not in self.inner
                 self.namespaces[name], self.inner[name] = None, Inner()
+            case ops.NameNamespace(name):
+                assert name not in self.inner
+                self.namespaces[name], self.inner[name] = names.number(op.slot), Inner()
             case ops.ConnectLink():
                 assert op.netns in self.inner
                 own = [a.partition("/")[0] for a in op.addresses]
@@ -219,6 +222,26 @@ def test_a_name_without_its_namespace_is_completed() -> None:
     steps = plan(wanted, half, HOST, LOGS, (), frozenset({"web"}))
     assert steps[0] == ops.CreateNamespace("viscum.web.1.0")
     assert plan(EMPTY, half, HOST, LOGS, ()) == (ops.DeleteNamespace("viscum.web.1.0"),)
+
+
+@pytest.mark.req("N16")
+@given(WORLDS)
+def test_names_taken_away_from_servers_that_run_are_given_back(wanted: World) -> None:
+    unnamed = replace(made(wanted).observed(), inner={}, namespaces={})
+    kernel = made(wanted, unnamed)
+    assert plan(wanted, kernel.observed(), HOST, LOGS, (), frozenset(wanted.services)) == ()
+
+
+@pytest.mark.req("N16")
+@pytest.mark.parametrize("firewall", ["bypass", "honour"])
+def test_what_is_about_to_go_is_not_mended(firewall: str) -> None:
+    wanted = world(spec("web", firewall))
+    taken = replace(ROUTER, nft=made(wanted).nft)  # by hand, all but our table
+    removing = evolve.removing(wanted.services["web"], 9.0)
+    assert plan(wanted.with_record(removing), taken, HOST, LOGS, ()) == ()
+    runs = replace(taken, groups={"web/1.0": Group(True)})
+    (step,) = plan(wanted.with_record(removing), runs, HOST, LOGS, ())
+    assert step == ops.NameNamespace("viscum.web.1.0", "viscum/web/1.0", 0)
 
 
 @pytest.mark.req("N2", "N9")

@@ -61,6 +61,12 @@ def limit_group(path: str, limits: Limits) -> Iterator[str]:
             yield f"echo {value} >{quote(f'{root}/{path}')}/{controller}.{name}"
 
 
+def name_again(name: str, group: str) -> Iterator[str]:
+    """The namespace of the group's first process gets its name back."""
+    home = f"{cgroupfs.hierarchies().roots[0]}/{group}"
+    yield f"ip netns attach {name} $(head -n 1 {quote(home)}/cgroup.procs)"
+
+
 def end_group(path: str) -> Iterator[str]:
     """Kills what is in it, waits until it is empty, removes it."""
     here = cgroupfs.hierarchies()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from viscum.kernel import journal, logs, netns, process, resolver
 from viscum.kernel.cgroup import Group
+from viscum.kernel.rtnl import Rtnl
 
 if TYPE_CHECKING:
     from viscum.ops import StartProcess
@@ -49,6 +50,24 @@ def start(op: StartProcess) -> None:
             )
     finally:
         os.close(output)
+
+
+def name_again(name: str, cgroup: str, nsid: int) -> None:
+    """Gives the namespace with the id `nsid`, which processes of the cgroup are in, its name back;
+    if none is in it (any more), the name is of a new one. Raises OSError."""
+    with Rtnl() as host:
+        for pid in Group(cgroup).pids():
+            try:
+                fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                continue
+            try:
+                if host.nsid_of(fd) == nsid:
+                    netns.attach(name, fd)
+                    return
+            finally:
+                os.close(fd)
+    os.close(netns.create(name))
 
 
 def stop(cgroup: str, timeout: float) -> None:
