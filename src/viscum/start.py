@@ -197,11 +197,14 @@ def listen(
 
 
 def seed(change: Change, name: str) -> None:
-    """UDP flows the router tracks stay on the cloud; then there is no need to arm (§4.3)."""
+    """UDP flows the router tracks stay on the cloud; then there is no need to arm (§4.3), unless
+    the router did not track them before our own rules were there."""
     record = change.world.services[name]
-    if not record.arm_until_ns or not conntrack.count():
+    if not record.arm_until_ns:
         return
     targets = [ip_network(a) for a in record.addresses]
+    if not {t.version for t in targets} <= conntrack.operated():
+        return
     flows = tuple(
         flow
         for flow in conntrack.udp_flows()

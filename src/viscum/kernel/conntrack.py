@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from socket import AF_INET, AF_INET6, inet_ntop
 
-from viscum.kernel import netlink
+from viscum import names
+from viscum.kernel import netlink, nft
 from viscum.kernel.netlink import get_be32
 from viscum.kernel.nfnetlink import HEADER_SIZE, Netfilter, header
 
@@ -26,6 +27,9 @@ _CTA_IP_V4_SRC, _CTA_IP_V4_DST, _CTA_IP_V6_SRC, _CTA_IP_V6_DST = 1, 2, 3, 4
 _CTA_PROTO_NUM, _CTA_PROTO_SRC_PORT, _CTA_PROTO_DST_PORT = 1, 2, 3
 _CTA_STATS_GLOBAL_ENTRIES = 1
 _FILTER_PROTO_NUM = 1 << 3  # net/netfilter/nf_internals.h CTA_FILTER_F_CTA_PROTO_NUM
+_TRACKING = {"ct", "nat", "masq", "redir", "conntrack", "state", "MASQUERADE", "SNAT", "DNAT"}
+_VERSIONS = {"inet": {4, 6}, "ip": {4}, "ip6": {6}}
+_LEGACY = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
 _LOADED = "/proc/sys/net/netfilter/nf_conntrack_max"
 
 
@@ -41,6 +45,25 @@ def count(netns_fd: int | None = None) -> int:
     with Netfilter(netns_fd) as nf:
         answer = nf.get(_GET_STATS, header(0), "connection tracking")[0].body
     return get_be32(netlink.parse(answer, HEADER_SIZE), _CTA_STATS_GLOBAL_ENTRIES)
+
+
+def operated() -> set[int]:
+    """The IP versions whose connections are tracked by the doing of somebody else's rules.
+
+    Ours have them tracked too, but from the first service on: what was silent since is unknown.
+    """
+    found: set[int] = set()
+    for rule in nft.rules():
+        if rule.table != names.NFT_TABLE and rule.words & _TRACKING:
+            found |= _VERSIONS.get(rule.family, set())
+    for version, path in _LEGACY.items():
+        try:
+            with open(path) as file:
+                if "nat" in file.read().split():
+                    found.add(version)
+        except OSError:
+            pass
+    return found
 
 
 def flows(proto: int, netns_fd: int | None = None) -> Iterator[Flow]:
