@@ -7,6 +7,7 @@ command left due (`settle`), then act. Waiting for flows to end happens without 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -180,7 +181,7 @@ class Host:
             change.commit(change.world.with_record(record))
             outcome = Outcome(name, did)
             if drain == 0:
-                self.settle(change)
+                self.settle(change, name)
                 outcome.flows_reset = change.ended.get(name, 0)
         if drain:
             outcome.flows_reset = self.wait_drained(name, lambda r: r.end_flows_at is None, "drain")
@@ -239,7 +240,7 @@ class Host:
             if at_once:
                 record = replace(record, udp_epoch=record.udp_epoch + 1)
             change.commit(change.world.with_record(record))
-            self.settle(change)
+            self.settle(change, name)
             outcome = Outcome(name, "removed", flows_reset=change.ended.get(name, 0))
             if not wait and name in change.world.services:
                 outcome.did = "draining"
@@ -256,9 +257,9 @@ class Host:
 
     # ---- what is due
 
-    def settle(self, change: Change) -> None:
+    def settle(self, change: Change, own: str = "") -> None:
         """Finishes what has drained or whose deadline has passed; change.ended says how many
-        flows were reset for it."""
+        flows were reset for it. A service that can't be finished holds up only its own command."""
         due = [r for r in change.world.services.values() if _has_deadline(r)]
         if not due:
             return
@@ -267,7 +268,13 @@ class Host:
         mine = list(instances(change.world, self.names))
         world = change.world
         for record in due:
-            record, count = self._settled(record, mine, udp, moment)
+            try:
+                record, count = self._settled(record, mine, udp, moment)
+            except OSError as error:
+                if record.name == own:
+                    raise
+                self.progress(f"{record.name}: what is due can't be finished: {error}")
+                continue
             change.ended[record.name] = change.ended.get(record.name, 0) + count
             gone = record.removing and not record.generations
             world = world.without(record.name) if gone else world.with_record(record)
@@ -285,7 +292,7 @@ class Host:
         if record.end_flows_at is not None:
             late = moment >= record.end_flows_at
             if late:
-                ended += flows.reset(own) + sum(udp.get(i.slot, 0) for i in own)
+                ended += self._reset(own) + sum(udp.get(i.slot, 0) for i in own)
             if late or not flows.count(own, udp):
                 record = replace(
                     record, end_flows_at=None, udp_epoch=record.udp_epoch + (1 if late else 0)
@@ -297,7 +304,7 @@ class Host:
             late = generation.drain_until is not None and moment >= generation.drain_until
             open_flows = flows.count(part, udp)
             if late and open_flows:
-                ended += flows.reset(part) + sum(udp.get(i.slot, 0) for i in part)
+                ended += self._reset(part) + sum(udp.get(i.slot, 0) for i in part)
             if late or not open_flows:
                 record = evolve.without_generation(record, generation.number)
         if record.retired:
@@ -308,6 +315,19 @@ class Host:
             )
             record = replace(record, retired=left)
         return record, ended
+
+    def _reset(self, mine: list[Instance]) -> int:
+        try:
+            return flows.reset(mine)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        name = mine[0].record.name
+        self.progress(
+            f"{name}: this kernel can't reset connections (it is built without INET_DIAG_DESTROY);"
+            " they go on until they or their server end"
+        )
+        return 0
 
     def _stop_removed(self, before: World, after: World) -> None:
         """Gives the servers that go their stop-timeout, while everything around them still is."""
@@ -356,7 +376,7 @@ class Host:
                 said = line
             if not left or (deadlines and now() >= min(deadlines)):
                 with self.changing(f"{what} {name}") as change:
-                    self.settle(change)
+                    self.settle(change, name)
                 ended += change.ended.get(name, 0)
                 continue
             time.sleep(POLL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,34 @@ def test_disable_now_resets_clients_and_nothing_else(box: Lab) -> None:
         assert again.ask("peer") == "peer", "its own connection lives"
     for h in held:
         h.close()
+
+
+WITHOUT_DESTROY = """
+import errno
+from viscum.kernel import sockets
+def refused(diag, flow):
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+sockets.SockDiag._destroy = refused
+"""
+
+
+@pytest.mark.req("N9", "N13")
+def test_a_kernel_that_cannot_reset_connections(box: Lab, files: Path) -> None:
+    """Built without INET_DIAG_DESTROY: the flows go on, and so does every other command."""
+    (files / "sitecustomize.py").write_text(WITHOUT_DESTROY)
+    options = {"env": box.environment("ap") | {"PYTHONPATH": str(files)}}
+    echo.run(box)
+    with echo.hold(box, CLOUD4) as held:
+        disabled = box.viscum("disable", "web", "--now", **options)
+        assert disabled.returncode == 0, disabled.stderr
+        assert "can't reset connections" in disabled.stderr
+        assert held.alive()
+        assert echo.who(box, CLOUD4) == "cloud"
+        tidied = box.viscum("tidy", **options)
+        assert tidied.returncode == 0, tidied.stderr
+        removed = box.viscum("rm", "web", "--now", **options)
+        assert removed.returncode == 0, removed.stderr
+    assert echo.status(box) == {}
 
 
 @pytest.mark.req("N2", "N9")
