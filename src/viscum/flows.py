@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 
 from viscum.kernel import netns, sockets
+from viscum.kernel.rtnl import Rtnl
 from viscum.model import Network
 from viscum.plan import Instance
 from viscum.spec import Port
@@ -44,7 +45,22 @@ def outside(instances: Iterable[Instance], retired: Retired, record: Record) -> 
     targets = tuple(ip_network(a) for a in record.addresses)
     ports = record.spec.steer.ports
     covered = _of_clients(targets)
-    return any(not (covered(f) and _on(ports, f.local_port)) for i in instances for f in _tcp(i))
+    given_up = set(old.interfaces) - set(record.spec.steer.interfaces)
+
+    def outer(f: sockets.TcpFlow) -> bool:
+        return not (covered(f) and _on(ports, f.local_port)) or _leaves_by(given_up, f)
+
+    return any(outer(f) for i in instances for f in _tcp(i))
+
+
+def _leaves_by(interfaces: set[str], flow: sockets.TcpFlow) -> bool:
+    """A socket does not know by which interface its client comes; the way back tells."""
+    if not interfaces:
+        return False
+    with Rtnl() as rtnl:
+        route = rtnl.route_get(flow.remote)
+        link = rtnl.link(route.oif) if route else None
+    return link is not None and link.name in interfaces
 
 
 def _on(ports: tuple[Port, ...], port: int) -> bool:

@@ -61,6 +61,7 @@ class SteerService(Struct, frozen=True):
     udp_epoch: int = 0
     arm_until_ns: int = 0  # CLOCK_BOOTTIME
     until_ns: int = 0  # CLOCK_BOOTTIME; 0: for ever; then `enabled` turns into its opposite
+    held: tuple[int, ...] = ()  # ifindexes where flows go on that are there, and none begins
 
 
 Steering = tuple[SteerService, ...]

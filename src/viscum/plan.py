@@ -160,6 +160,7 @@ def steering(world: World, seen: Observed) -> Steering:
                 generations,
                 seen,
                 admits=record.running and not record.removing,
+                held=held(record),
             )
         )
         found.extend(
@@ -174,6 +175,14 @@ def _steer_own(world: World, slot: int) -> tuple[Address | None, Address | None]
     return own.get(4), own.get(6)
 
 
+def held(record: Record) -> tuple[str, ...]:
+    """Interfaces that were given up: what began there goes on, and comes to the service of
+    today, which has the same targets and ports."""
+    given_up = (name for r in record.retired for name in r.spec.steer.interfaces)
+    own = record.spec.steer.interfaces
+    return tuple(name for name in dict.fromkeys(given_up) if name not in own)
+
+
 def _service(
     record: Record,
     sid: int,
@@ -183,6 +192,7 @@ def _service(
     seen: Observed,
     *,
     admits: bool,
+    held: tuple[str, ...] = (),
 ) -> SteerService:
     return SteerService(
         sid=sid,
@@ -202,6 +212,7 @@ def _service(
         udp_idle_ns=int(float(steer.udp.idle) * 1e9),
         udp_epoch=record.udp_epoch,
         arm_until_ns=record.arm_until_ns,
+        held=tuple(seen.links[i].ifindex for i in held if i in seen.links),
         until_ns=record.until_ns if admits else 0,  # it would turn on what is off for good
     )
 
@@ -245,6 +256,16 @@ def mtu(spec: Spec, seen: Observed) -> int:
     return min(found, default=DEFAULT_MTU)
 
 
+def _alive(i: Instance, seen: Observed) -> bool:
+    group = seen.groups.get(i.group)
+    return group is not None and group.populated
+
+
+def _mended(i: Instance, alive: bool) -> bool:
+    """What is about to go is not: mending might fail, and it would never go."""
+    return not i.record.removing and (alive or i.generation.state != "draining")
+
+
 def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
     exists = i.netns in seen.inner  # a name alone is what a killed command left
     alive = _alive(i, seen)
@@ -261,16 +282,6 @@ def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
         link is not None
         and exists
         and link.up
-def _alive(i: Instance, seen: Observed) -> bool:
-    group = seen.groups.get(i.group)
-    return group is not None and group.populated
-
-
-def _mended(i: Instance, alive: bool) -> bool:
-    """What is about to go is not: mending might fail, and it would never go."""
-    return not i.record.removing and (alive or i.generation.state != "draining")
-
-
         and link.nsid == names.number(i.slot)
         and link.alias == i.alias
         and {a.partition("/")[0] for a in addresses} <= {str(a) for a in link.addresses}
@@ -345,19 +356,19 @@ def _wanted_marks(wanted: list[Instance], seen: Observed) -> tuple[set[HostRule]
     for i in wanted:
         if i.record.spec.steer.firewall != "honour":
             continue
+        if i.link not in seen.links and not _mended(i, _alive(i, seen)):
+            continue
         number = names.number(i.slot)
         for _, own, _ in i.own:
             routes.add(HostRoute(own.version, number, own, i.link))
             # `iif lo` is how the kernel looks a reply's source up for strict rp_filter.
-            for iif in (*i.record.spec.steer.interfaces, "lo"):
+            for iif in (*i.record.spec.steer.interfaces, *held(i.record), "lo"):
                 rules.add(HostRule(own.version, RULE_PREF, number, iif, number))
     return rules, routes
 
 
 def _marks(wanted: list[Instance], verb: str, seen: Observed) -> Iterator[ops.Op]:
     rules, routes = _wanted_marks(wanted, seen)
-        if i.link not in seen.links and not _mended(i, _alive(i, seen)):
-            continue
     if verb == "add":
         yield from (ops.ChangeRoute("add", r) for r in _stable(routes - seen.routes))
         yield from (ops.ChangeRule("add", r) for r in _stable(rules - seen.rules))

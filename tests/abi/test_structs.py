@@ -98,7 +98,8 @@ def test_structs_with_arrays() -> None:
     assert service["interfaces"] == (
         abi.SERVICE.size - 4 * abi.MAX_INTERFACES, 4 * abi.MAX_INTERFACES,
     )  # fmt: skip
-    scalars = [place for name, place in service.items() if name not in ("interfaces", "gen")]
+    others = ("pad", "interfaces", "gen")
+    scalars = [place for name, place in service.items() if name not in others]
     assert offsets(abi.SERVICE)[: len(scalars)] == scalars
     assert service["gen"][0] == abi.SERVICE.size
     assert btf()[1]["v_service"]["size"] == abi.SERVICE_SIZE
@@ -167,6 +168,7 @@ def test_a_service_is_packed_where_the_struct_says() -> None:
     assert field("share", 8) == 1 << 31
     assert (field("udp_epoch"), field("seed")) == (9, 0xABCD)
     assert (field("n_interfaces"), field("n_generations"), field("interfaces")) == (1, 2, 7)
+    assert field("n_admitting") == 1
     generations = members("v_service")["gen"][0]
     step = btf()[1]["v_generation"]["size"]
     for index, (number, flags, n) in enumerate(((3, abi.ACCEPTING, 1), (2, 0, 2))):
@@ -176,6 +178,12 @@ def test_a_service_is_packed_where_the_struct_says() -> None:
         inside = base + members("v_generation")["inst"][0]
         got = [field(f, base=inside, of="v_instance") for f in ("ifindex", "nsid", "slot")]
         assert got == [77, 88, 5]
+
+
+def test_interfaces_that_were_given_up_come_last_as_far_as_they_fit() -> None:
+    packed = abi.service(service(interfaces=(7, 8), held=tuple(range(20, 30))), 0)
+    fields = abi.SERVICE.unpack_from(packed)
+    assert fields[8:] == (0, 8, 2, 7, 8, 20, 21, 22, 23, 24, 25)
 
 
 @pytest.mark.parametrize(

@@ -270,12 +270,13 @@ __noinline int v_find_sid(struct pkt *p, __u32 group)
 	return sid ? *sid : 0;
 }
 
-__noinline int v_serves(struct v_service *s, __u32 ifindex)
+/* is it one of the first n interfaces of the service? */
+__noinline int v_serves(struct v_service *s, __u32 ifindex, __u32 n)
 {
 	if (!s)
 		return 0;
 	for (int i = 0; i < V_MAX_INTERFACES; i++)
-		if (i < s->n_interfaces && s->interfaces[i] == ifindex)
+		if (i < n && s->interfaces[i] == ifindex)
 			return 1;
 	return 0;
 }
@@ -311,12 +312,14 @@ __noinline int v_pick(struct pkt *p, struct v_service *s, __u32 i)
 }
 
 /* May a new flow begin at the edge? V_MISS: yes; else why not. */
-__noinline enum v_reason v_admit(struct pkt *p, struct v_service *s)
+__noinline enum v_reason v_admit(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
 	__u32 on, h;
 
 	if (!p || !s)
 		return V_CLOUD_OTHER;
+	if (!v_serves(s, skb->ifindex, s->n_admitting))
+		return V_IFACE;
 	on = s->flags & V_ENABLED;
 	if (s->until_ns && bpf_ktime_get_boot_ns() >= s->until_ns)
 		on = !on;
@@ -486,7 +489,7 @@ __noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_se
 		why = V_CLOUD_JOIN;
 		goto cloud;
 	}
-	why = v_admit(p, s);
+	why = v_admit(skb, p, s);
 	if (why)
 		goto cloud;
 	why = V_CLOUD_NO_LISTENER;
@@ -675,7 +678,7 @@ __noinline enum v_reason v_udp_new(struct __sk_buff *skb, struct pkt *p, struct 
 		return V_CLOUD_UDP_ARMING;
 	if (s->flags & V_QUIC && !is_initial(skb, p))
 		return V_CLOUD_UDP_NOT_INITIAL;
-	why = v_admit(p, s);
+	why = v_admit(skb, p, s);
 	if (why)
 		return why;
 	why = V_CLOUD_UDP_NO_SOCKET;
@@ -706,7 +709,7 @@ __noinline enum v_reason v_udp(struct __sk_buff *skb, struct pkt *p, struct v_se
 					why = edge(skb, p, V_EDGE_UDP);
 			}
 			/* with when-down = "drop" it waits for the server instead */
-			if (why != V_EDGE_UDP && s->flags & V_DROP && !v_admit(p, s))
+			if (why != V_EDGE_UDP && s->flags & V_DROP && !v_admit(skb, p, s))
 				return V_DROP_DOWN;
 		}
 		if (p->dry)
@@ -768,7 +771,7 @@ __noinline enum v_reason v_echo(struct __sk_buff *skb, struct pkt *p, struct v_s
 		return V_CLOUD_OTHER;
 	if (!(s->flags & V_PING))
 		return V_CLOUD_PING;
-	why = v_admit(p, s);
+	why = v_admit(skb, p, s);
 	if (why)
 		return why;
 	EACH_GENERATION(i, s)
@@ -901,7 +904,7 @@ static __always_inline int direct(struct __sk_buff *skb, struct pkt *p)
 	p->sid = sid;
 	if (bad)
 		why = V_CLOUD_OTHER;
-	else if (!v_serves(s, skb->ifindex))
+	else if (!v_serves(s, skb->ifindex, s->n_interfaces))
 		why = V_IFACE;
 	else if (p->kind == ERROR)
 		why = v_error_edge(skb, p, s) ? edge(skb, p, V_EDGE_ICMP) : V_CLOUD_ICMP;
@@ -1016,7 +1019,7 @@ __noinline int v_leave(struct __sk_buff *skb, struct pkt *p, struct v_service *s
 	r = bpf_fib_lookup(skb, &f, sizeof(f), 0);
 	if (r != BPF_FIB_LKUP_RET_SUCCESS && r != BPF_FIB_LKUP_RET_NO_NEIGH)
 		goto stack;
-	if (!v_serves(s, f.ifindex))
+	if (!v_serves(s, f.ifindex, s->n_interfaces))
 		goto stack;
 	nh.nh_family = f.family;
 	__builtin_memcpy(nh.ipv6_nh, f.ipv6_dst, 16);   /* one union, as in f */

@@ -7,7 +7,7 @@
 #define VISCUM_H
 #include <linux/types.h>
 
-#define V_ABI 1
+#define V_ABI 2
 #define V_MAX_GENERATIONS 4
 #define V_MAX_INSTANCES 8
 #define V_MAX_INTERFACES 8
@@ -42,7 +42,10 @@ struct v_service {
 	__u64 udp_idle_ns;
 	__u32 udp_epoch;     /* edge flows of an older epoch are the cloud's (`--now`) */
 	__u32 seed;          /* of the hash that fixes share and instance */
-	__u32 n_interfaces, n_generations;
+	__u32 n_generations;
+	__u32 n_interfaces;  /* of them the first n_admitting take new flows; on the others only those */
+	__u32 n_admitting;   /* go on that began before the interface was given up */
+	__u32 pad;
 	__u32 interfaces[V_MAX_INTERFACES];         /* ifindex of each client interface */
 	struct v_generation gen[V_MAX_GENERATIONS]; /* newest first */
 };
@@ -122,7 +125,7 @@ struct v_config { __u32 abi, n_prefixes; __u64 build; };
 
 _Static_assert(sizeof(struct v_instance) == 16, "v_instance");
 _Static_assert(sizeof(struct v_generation) == 16 + 16 * V_MAX_INSTANCES, "v_generation");
-_Static_assert(sizeof(struct v_service) == 56 + 4 * V_MAX_INTERFACES + V_MAX_GENERATIONS * sizeof(struct v_generation), "v_service");
+_Static_assert(sizeof(struct v_service) == 64 + 4 * V_MAX_INTERFACES + V_MAX_GENERATIONS * sizeof(struct v_generation), "v_service");
 _Static_assert(sizeof(struct v_prefix) == 20, "v_prefix");
 _Static_assert(sizeof(struct v_port) == 8, "v_port");
 _Static_assert(sizeof(struct v_client) == 24, "v_client");

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from viscum.model import Address, Counters, Network, SteerService
 
-ABI = 1
+ABI = 2
 MAX_GENERATIONS = 4
 MAX_INSTANCES = 8
 MAX_INTERFACES = 8
@@ -39,7 +39,7 @@ REASONS = (
 
 U32 = Struct("=I")
 ADDR = Struct("16s")
-SERVICE = Struct(f"=IIQQQQIIII{MAX_INTERFACES}I")  # then MAX_GENERATIONS × GENERATION
+SERVICE = Struct(f"=IIQQQQIIIII4x{MAX_INTERFACES}I")  # then MAX_GENERATIONS × GENERATION
 GENERATION = Struct("=IIII")  # then MAX_INSTANCES × INSTANCE
 INSTANCE = Struct("=IiII")
 PREFIX = Struct("=I16s")
@@ -83,7 +83,9 @@ def client(sid: int, network: Network) -> bytes:
 
 def service(want: SteerService, seed: int) -> bytes:
     """struct v_service. ValueError for more generations, instances or interfaces than fit."""
-    if len(want.generations) > MAX_GENERATIONS or len(want.interfaces) > MAX_INTERFACES:
+    # New flows of its own interfaces are worth more than old ones of those it gave up.
+    served = (*want.interfaces, *want.held)[: max(MAX_INTERFACES, len(want.interfaces))]
+    if len(want.generations) > MAX_GENERATIONS or len(served) > MAX_INTERFACES:
         raise ValueError(f"{want.name}: too many generations or interfaces for the director")
     flags = (
         ENABLED * want.enabled
@@ -94,12 +96,11 @@ def service(want: SteerService, seed: int) -> bytes:
         | HONOUR * want.honour_firewall
         | CLIENTS * bool(want.clients)
     )
-    interfaces = (*want.interfaces, *[0] * (MAX_INTERFACES - len(want.interfaces)))
     parts = [
         SERVICE.pack(
             want.sid, flags, ALL * want.share // 100, want.until_ns, want.arm_until_ns,
-            want.udp_idle_ns, want.udp_epoch, seed, len(want.interfaces), len(want.generations),
-            *interfaces,
+            want.udp_idle_ns, want.udp_epoch, seed, len(want.generations), len(served),
+            len(want.interfaces), *served, *[0] * (MAX_INTERFACES - len(served)),
         )
     ]  # fmt: skip
     for generation in want.generations:

@@ -273,7 +273,7 @@ def _maps(want: Steering) -> dict[str, dict[bytes, bytes]]:
 
 
 def _in(want: Steering) -> dict[int, str]:
-    indexes = sorted({i for s in want for i in s.interfaces})
+    indexes = sorted({i for s in want for i in (*s.interfaces, *s.held)})
     return {i: _link_name(i) for i in indexes}
 
 
