@@ -20,7 +20,7 @@ from viscum import doctor, evolve, flows, foreground, hostconfig, names, ops, st
 from viscum.change import Change
 from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
-from viscum.kernel import director, logs, netns, process
+from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
 from viscum.model import Observed
 from viscum.plan import Instance, instances
@@ -73,7 +73,7 @@ class Host:
     def load(self) -> World:
         """The desired world, as the files say. Raises ViscumError, also where it can't be seen."""
         refuse_if_unable()
-        return self.store.load("", names.POOL6 if os.path.exists("/proc/net/if_inet6") else "")
+        return self.store.load("", names.POOL6 if sysctl.has_ipv6() else "")
 
     def _with_pool(self, change: Change) -> World:
         """The pool is chosen with the first service and kept while there is one."""
@@ -152,9 +152,10 @@ class Host:
         with self.changing(f"enable {name}") as change:
             record = self.known(change.world, name)
             did = "enabled" if not record.enabled or record.until_ns else "unchanged"
-            record = replace(record, enabled=True, until_ns=_until(for_seconds), end_flows_at=None)
+            until, notes = _until(record, True, for_seconds)
+            record = replace(record, enabled=True, until_ns=until, end_flows_at=None)
             change.commit(change.world.with_record(record))
-            return Outcome(name, did)
+            return Outcome(name, did, notes)
 
     def disable(
         self,
@@ -171,15 +172,16 @@ class Host:
             record = self.known(change.world, name)
             did = "disabled" if record.enabled or record.until_ns else "unchanged"
             ends = None if drain is None else now() + drain
+            until, notes = _until(record, False, for_seconds)
             record = replace(
                 record,
                 enabled=False,
-                until_ns=_until(for_seconds),
+                until_ns=until,
                 end_flows_at=ends,
                 udp_epoch=record.udp_epoch + (drain == 0),
             )
             change.commit(change.world.with_record(record))
-            outcome = Outcome(name, did)
+            outcome = Outcome(name, did, notes)
             if drain == 0:
                 self.settle(change, name)
                 outcome.flows_reset = change.ended.get(name, 0)
@@ -541,5 +543,13 @@ def _has_deadline(record: Record) -> bool:
     )
 
 
-def _until(seconds: float | None) -> int:
-    return 0 if seconds is None else int((now() + seconds) * 1e9)
+def _until(record: Record, enabled: bool, seconds: float | None) -> tuple[int, list[str]]:
+    """(until_ns for `--for`, what to say of it). It goes back to what holds without a deadline."""
+    if seconds is None:
+        return 0, []
+    before = record.enabled != bool(record.until_ns)
+    if before == enabled:
+        word = "enabled" if enabled else "disabled"
+        held = "will be" if record.enabled != enabled else "was"
+        return 0, [f"{record.name} {held} {word} already and stays so: nothing to turn back to"]
+    return int((now() + seconds) * 1e9), [f"turns back by itself in {seconds:g} s"]

@@ -76,3 +76,13 @@ def test_a_service_drains_though_the_name_of_its_namespace_has_gone(lab: Lab, fi
         assert done.returncode == 0, done.stderr
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert b" 200 " in client.recv(1000)
+
+
+@pytest.mark.req("N1")
+@pytest.mark.parametrize("which", ["all", "default"])
+def test_a_box_on_which_ipv6_is_switched_off(lab: Lab, files: Path, which: str) -> None:
+    """IPv4 services run there as anywhere; that IPv6 was switched off matters to new links only."""
+    off = f"net.ipv6.conf.{which}.disable_ipv6=1"
+    lab.run("ap", ("sysctl", "-qw", off), check=True)
+    web(lab, files)
+    assert body(lab, CLOUD4) == EDGE

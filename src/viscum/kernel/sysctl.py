@@ -31,6 +31,15 @@ def read(name: str, netns_fd: int | None = None) -> str:
     return value.rstrip("\n")
 
 
+def has_ipv6() -> bool:
+    """Whether a link made here and now can have IPv6 addresses."""
+    try:
+        off = [read(f"net.ipv6.conf.{which}.disable_ipv6") for which in ("all", "default")]
+    except FileNotFoundError:
+        return False
+    return off == ["0", "0"]
+
+
 def write(name: str, value: str | int, netns_fd: int | None = None) -> None:
     """OSError if the kernel has no such parameter or does not like the value."""
     file, line = path(name), f"{value}\n"
