@@ -550,6 +550,5 @@ def _until(record: Record, enabled: bool, seconds: float | None) -> tuple[int, l
     before = record.enabled != bool(record.until_ns)
     if before == enabled:
         word = "enabled" if enabled else "disabled"
-        held = "will be" if record.enabled != enabled else "was"
-        return 0, [f"{record.name} {held} {word} already and stays so: nothing to turn back to"]
+        return 0, [f"{record.name} is {word} without a limit in time: nothing to turn back to"]
     return int((now() + seconds) * 1e9), [f"turns back by itself in {seconds:g} s"]

@@ -146,6 +146,24 @@ def test_for_turns_back_without_any_process(box: Lab, verb: str) -> None:
     assert echo.who(box, CLOUD6) == first
 
 
+@pytest.mark.req("N2")
+def test_for_goes_back_to_what_was(box: Lab) -> None:
+    """Where it changes nothing, there is nothing to go back to: no deadline turns it over."""
+    echo.run(box)
+    for verb, at in (("enable", "edge"), ("disable", "cloud")):
+        echo.viscum(box, verb, "web")
+        said = echo.viscum(box, verb, "web", "--for", "1h")
+        assert f"is {verb}d without a limit in time" in said.stderr
+        assert "turns back" not in said.stderr
+        assert (echo.status(box)["turns_back_in"], echo.status(box)["steering"]) == (None, at)
+    assert "turns back" in echo.viscum(box, "enable", "web", "--for", "1h").stderr
+    assert "turns back" in echo.viscum(box, "enable", "web", "--for", "2h").stderr
+    assert echo.status(box)["turns_back_in"] > 3600
+    said = echo.viscum(box, "disable", "web", "--for", "1h")
+    assert "is disabled without a limit" in said.stderr
+    assert (echo.status(box)["turns_back_in"], echo.status(box)["steering"]) == (None, "cloud")
+
+
 @pytest.mark.req("N9")
 def test_rm_waits_for_the_last_flow(box: Lab) -> None:
     echo.run(box)

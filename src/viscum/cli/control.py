@@ -36,7 +36,7 @@ def enable(ctx: click.Context, names: tuple[str, ...], all_: bool, for_: float |
     host = common.host(ctx)
 
     def act(name: str) -> None:
-        _steered(host.enable(name, for_seconds=for_), for_)
+        _steered(host.enable(name, for_seconds=for_))
 
     common.each(names, all_, host, act)
 
@@ -71,17 +71,15 @@ def disable(
         result = host.disable(name, drain=0.0 if now else drain, for_seconds=for_)
         if (now or drain is not None) and not result.flows_reset:
             result.notes.append("no flow had to be reset")
-        _steered(result, for_)
+        _steered(result)
 
     common.each(names, all_, host, act)
 
 
-def _steered(result: Outcome, for_: float | None) -> None:
+def _steered(result: Outcome) -> None:
     common.outcome(result)
     if result.did == "disabled":
         note(f"note: the server keeps running (`viscum stop {result.name}` ends it)")
-    if for_ is not None:
-        note(f"note: turns back by itself in {for_:g} s")
     if result.did != "unchanged":
         note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
 
