@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
-from viscum.errors import InputError, ViscumError
+from viscum.errors import InputError, Problem, ViscumError
 from viscum.spec import Spec, from_mapping, to_mapping
 
 T = TypeVar("T")
@@ -202,10 +203,12 @@ def _write(path: Path, data: bytes) -> None:
         if path.read_bytes() == data:
             return
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o755, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    new.touch(0o600)  # a spec's environment may hold secrets
-    new.write_bytes(data)
+    new.unlink(missing_ok=True)  # of a killed write
+    # For root alone, as a spec's environment may hold secrets; and never through a link.
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
     os.replace(new, path)
 
 
@@ -224,6 +227,21 @@ def remove_empty(path: Path) -> None:
             raise
 
 
+def _refuse_of_others(directory: Path) -> None:
+    """Whoever may write there could say what root does, or have it write somewhere else."""
+    there = directory.stat()
+    group = there.st_mode & stat.S_IWGRP and there.st_gid
+    if there.st_uid not in (0, os.geteuid()) or group or there.st_mode & stat.S_IWOTH:
+        raise InputError(
+            Problem(
+                "VISCUM_STATE_DIR",
+                str(directory),
+                "others than root may write there",
+                f"chown root: {directory} && chmod go-w {directory}, or choose another directory",
+            )
+        )
+
+
 @contextmanager
 def lock(
     state_dir: str, what: str, timeout: float, waiting: Callable[[str], None]
@@ -231,15 +249,16 @@ def lock(
     """The one lock of a host: flock(2) on DIR/lock, which says who holds it and for what.
 
     `waiting` is told the holder once when the lock is taken; raises ViscumError after `timeout`
-    seconds. A dead holder's lock is free by itself.
+    seconds, and if others than root may write to DIR. A dead holder's lock is free by itself.
     """
     path = Path(state_dir) / "lock"
     end = time.monotonic() + timeout
     told = False
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o755, parents=True, exist_ok=True)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            _refuse_of_others(path.parent)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # `rm` of the last service removed the directory just now
             continue
         try:

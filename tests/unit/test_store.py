@@ -10,8 +10,9 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from spec_strategies import SPECS
+from support import need_root
 from viscum import evolve, store
-from viscum.errors import ViscumError
+from viscum.errors import InputError, ViscumError
 from viscum.spec import Port, Spec, Steer
 from viscum.store import HostRecord, Retired, Store, World
 
@@ -124,3 +125,70 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, name: str, text: str) ->
     assert str(tmp_path / name) in raised.value.message
     assert "nothing was changed" in raised.value.state
     assert "move" in raised.value.hint
+
+
+def held(directory: Path) -> None:
+    with store.lock(str(directory), "test", 0, lambda holder: None):
+        pass
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    there = tmp_path / "victim"
+    there.write_text("precious")
+    return there
+
+
+@pytest.mark.req("N17")
+def test_the_lock_is_no_link(tmp_path: Path, victim: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "lock").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic link"):
+        held(tmp_path / "state")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.req("N17")
+def test_no_record_is_written_through_a_link(tmp_path: Path, victim: Path) -> None:
+    kept = Store(str(tmp_path / "state"))
+    (kept.dir / "services").mkdir(parents=True)
+    (kept.dir / "services" / ".one.json.new").symlink_to(victim)
+    kept.save(world("one"))
+    assert kept.load("", "") == world("one")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.req("N17")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_a_state_directory_that_others_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    if os.geteuid() == 0:
+        os.chown(directory, 0, 1000)  # root's group is root
+    directory.chmod(mode)
+    with pytest.raises(InputError, match="others than root may write"):
+        held(directory)
+    assert list(directory.iterdir()) == []
+    directory.chmod(0o755)
+    held(directory)
+
+
+@pytest.mark.req("N17")
+def test_the_state_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    need_root()
+    directory = tmp_path / "state"
+    directory.mkdir()
+    os.chown(directory, 1000, 0)
+    with pytest.raises(InputError, match="others than root may write"):
+        held(directory)
+
+
+def test_a_careless_umask_makes_no_directory_that_is_refused(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        held(tmp_path / "state")
+        Store(str(tmp_path / "state")).save(world("one"))
+        held(tmp_path / "state")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state" / "services").stat().st_mode & 0o022 == 0
