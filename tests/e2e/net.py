@@ -67,8 +67,11 @@ ADDRESSES = {
 }
 
 
-def peer_command(name: str, port: int = PORT, bind: tuple[str, ...] = ("::",)) -> tuple[str, ...]:
-    return (sys.executable, "-I", "-S", PEERS, name, str(port), *bind)
+def peer_command(
+    name: str, port: int = PORT, bind: tuple[str, ...] = ("::",), more: int | None = None
+) -> tuple[str, ...]:
+    ports = str(port) if more is None else f"{port},{more}"
+    return (sys.executable, "-I", "-S", PEERS, name, ports, *bind)
 
 
 def start_peer(

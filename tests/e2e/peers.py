@@ -1,6 +1,6 @@
 """A server that says who it is and checks what it gets, over TCP and UDP.
 
-    python peers.py NAME PORT ADDRESS…
+    python peers.py NAME PORT[,PORT] ADDRESS…
 
 run by path. ADDRESS is what it binds to: `::` takes IPv4 too (and then UDP answers leave from
 whatever address the kernel chooses). Every answer begins with NAME.
@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import product
 
 BLOCK = 1 << 20
 
@@ -97,13 +98,13 @@ def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
     return sock
 
 
-def main(name: str, port: str, *addresses: str) -> None:
+def main(name: str, ports: str, *addresses: str) -> None:
     threads = []
-    for address in addresses:
-        datagrams = _bound(socket.SOCK_DGRAM, address, int(port))
+    for address, port in product(addresses, map(int, ports.split(","))):
+        datagrams = _bound(socket.SOCK_DGRAM, address, port)
         datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         threads.append(threading.Thread(target=serve_udp, args=(name, datagrams)))
-        listener = _bound(socket.SOCK_STREAM, address, int(port))
+        listener = _bound(socket.SOCK_STREAM, address, port)
         listener.listen(128)
         threads.append(threading.Thread(target=serve_tcp, args=(name, listener)))
     for thread in threads:
