@@ -58,9 +58,10 @@ def change_spec(
     """The same processes under a changed spec: limits, steering, egress.
 
     Where the steering becomes narrower, flows that only the old one covers go on until they end.
+    Without processes there are none.
     """
     host, retired = world.host, record.retired
-    if narrowed(record, spec, addresses):
+    if record.generations and narrowed(record, spec, addresses):
         old = Retired(host.next_sid, record.spec, record.addresses, until)
         host, retired = _host(host, next_sid=host.next_sid + 1), (old, *retired)
     record = replace(record, spec=spec, addresses=addresses, retired=retired)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_network
 
 from viscum.kernel import netns, sockets
@@ -34,13 +34,16 @@ def reset(instances: Iterable[Instance]) -> int:
     return ended
 
 
-def outside(instances: Iterable[Instance], retired: Retired, record: Record) -> bool:
-    """Whether flows are open that only the narrower steering of before covers.
+def outside(
+    instances: Collection[Instance], retired: Retired, record: Record, udp: dict[int, int]
+) -> bool:
+    """Whether flows are open that only the wider steering of before covers. udp: as in count().
 
-    Without sockets there is no telling for UDP: those wait for the drain limit.
+    Of UDP flows there is no telling, so while the service has any, this is true.
     """
     old = retired.spec.steer
-    if not old.ports or any(p.proto == "udp" for p in old.ports):
+    covers_udp = not old.ports or any(p.proto == "udp" for p in old.ports)
+    if covers_udp and any(udp.get(i.slot) for i in instances):
         return True
     targets = tuple(ip_network(a) for a in record.addresses)
     ports = record.spec.steer.ports

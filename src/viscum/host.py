@@ -313,7 +313,8 @@ class Host:
             left = tuple(
                 r
                 for r in record.retired
-                if not (r.until is not None and moment >= r.until) and flows.outside(own, r, record)
+                if not (r.until is not None and moment >= r.until)
+                and flows.outside(own, r, record, udp)
             )
             record = replace(record, retired=left)
         return record, ended

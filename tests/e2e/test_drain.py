@@ -245,6 +245,31 @@ def test_narrower_steering_keeps_the_flows_it_had(box: Lab, what: str) -> None:
     assert echo.who(box, CLOUD4) == "edge"
 
 
+@pytest.mark.req("N8")
+def test_narrower_steering_without_a_drain_limit_keeps_udp_flows_only(box: Lab) -> None:
+    ports = ("--port", f"{echo.PORT}/tcp", "--port", "7002/udp")
+    server = echo.command("edge", "--udp", "7002")
+    echo.run(box, "--drain", "0", *ports, server=server)
+    echo.run(box, "--replace", "--drain", "0", *ports[:2], server=server)
+    echo.viscum(box, "tidy")
+    assert not _retired(box), "there was no flow"
+
+    echo.run(box, "--replace", "--drain", "0", *ports, server=server)
+
+    def new() -> echo.Datagrams:
+        made: echo.Datagrams = echo.within(box, "ue", lambda: echo.Datagrams(CLOUD4, 7002))
+        return made
+
+    wait_until(lambda: new().ask() == "edge", "UDP flows begin at the edge")
+    old = new()
+    assert old.ask() == "edge"
+    echo.run(box, "--replace", "--drain", "0", *ports[:2], server=server)
+    echo.viscum(box, "tidy")
+    assert old.ask() == "edge"
+    assert new().ask() == ""
+    assert _retired(box)
+
+
 def _retired(lab: Lab) -> bool:
     """Whether a record keeps the narrowed steering."""
     files = list((lab.state_dir / "services").glob("*.json"))

@@ -110,6 +110,15 @@ def test_steering_that_becomes_narrower_keeps_the_flows_it_has(
 
 
 @pytest.mark.req("N9")
+def test_nothing_is_kept_of_narrowed_steering_where_no_flow_can_be_left() -> None:
+    stopped = evolve.without_generation(MADE.services["web"], 1)
+    narrow = replace(SPEC, steer=replace(STEER, ports=(Port("tcp", 443, 443),)))
+    changed = evolve.change_spec(MADE, stopped, narrow, ADDRESSES, None)
+    assert changed.services["web"].retired == ()
+    assert changed.host == MADE.host
+
+
+@pytest.mark.req("N9")
 def test_stopping_drains_everything_and_keeps_the_spec() -> None:
     record = evolve.stopping(evolve.live(MADE.services["web"], None), 5.0)
     assert not record.running
