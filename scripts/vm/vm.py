@@ -16,6 +16,7 @@ import lzma
 import os
 import shlex
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -173,9 +174,13 @@ def main() -> int:
     if not (KERNEL / "complete").exists():
         print("vm: no kernel yet: run scripts/vm/setup", file=sys.stderr)
         return FAILED
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clean up
     with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory() as control:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: two are slower than one after another
-        return run(options.command, options.timeout, Path(control))
+        try:
+            return run(options.command, options.timeout, Path(control))
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":
