@@ -6,7 +6,7 @@ left. A failing Op is rolled back by committing the previous world, the same way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -88,16 +88,22 @@ class Change:
         # A slot that was given out is not given out again at once: its namespace may linger.
         host = replace(before.host, next_slot=self.world.host.next_slot)
         before = World(host, before.services)
-        self.store.save(_with_leaving(before, self.world))
+        left: list[str] = []
+
+        def attempt(step: Callable[[], object]) -> None:
+            try:
+                step()
+            except Exception as error:  # the one that began it all is the one to raise
+                left.append(error.message if isinstance(error, ViscumError) else repr(error))
+
+        attempt(lambda: self.store.save(_with_leaving(before, self.world)))
         self.world = before
-        left: Sequence[ViscumError] = apply_all(self.ops(before, self.observe()))
+        attempt(lambda: left.extend(e.message for e in apply_all(self.ops(before, self.observe()))))
         if not left:
-            self.store.save(before)
-        self.tidy()
+            attempt(lambda: self.store.save(before))
+        attempt(self.tidy)
         if left:
-            failed.state = "taking back what was done failed too: " + "; ".join(
-                e.message for e in left
-            )
+            failed.state = "taking back what was done failed too: " + "; ".join(left)
             failed.hint = failed.hint or "`viscum rm --all` tries again"
         elif not failed.state:
             failed.state = "what was begun is taken back"
