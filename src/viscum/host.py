@@ -178,7 +178,6 @@ class Host:
                 enabled=False,
                 until_ns=until,
                 end_flows_at=ends,
-                udp_epoch=record.udp_epoch + (drain == 0),
             )
             change.commit(change.world.with_record(record))
             outcome = Outcome(name, did, notes)
@@ -239,11 +238,14 @@ class Host:
             limit = 0.0 if at_once else record.spec.run.drain
             until = now() if at_once else evolve.deadline(now(), limit)
             record = evolve.removing(record, until)
+            moved = 0  # UDP flows go to the cloud now, not when the server has ended
             if at_once:
                 record = replace(record, udp_epoch=record.udp_epoch + 1)
+                udp = self.udp_flows()
+                moved = sum(udp.get(slot, 0) for g in record.generations for slot in g.slots)
             change.commit(change.world.with_record(record))
             self.settle(change, name)
-            outcome = Outcome(name, "removed", flows_reset=change.ended.get(name, 0))
+            outcome = Outcome(name, "removed", flows_reset=moved + change.ended.get(name, 0))
             if not wait and name in change.world.services:
                 outcome.did = "draining"
                 return outcome

@@ -93,6 +93,25 @@ def test_disable_now_resets_clients_and_nothing_else(box: Lab) -> None:
         h.close()
 
 
+@pytest.mark.req("N6", "N9")
+@pytest.mark.parametrize("verb", ["disable", "rm"])
+def test_now_counts_udp_flows_as_well(box: Lab, verb: str) -> None:
+    box.popen("cloud", echo.command("cloud", "--udp", "7002", "--ports", "7003"))
+    echo.run(box, "--port", "7002/udp", server=echo.command("edge", "--udp", "7002"))
+
+    def new() -> echo.Datagrams:
+        made: echo.Datagrams = echo.within(box, "ue", lambda: echo.Datagrams(CLOUD4, 7002))
+        return made
+
+    wait_until(lambda: new().ask() == "edge", "UDP flows begin at the edge")
+    flow = new()
+    assert flow.ask() == "edge"
+    flows = echo.status(box)["flows"]
+    said = echo.viscum(box, verb, "web", "--now")
+    assert f"{flows} flows were reset" in said.stdout
+    assert flow.ask() == "cloud"
+
+
 WITHOUT_DESTROY = """
 import errno
 from viscum.kernel import sockets
