@@ -1,7 +1,8 @@
 """`run --foreground`: standing by while a supervisor (systemd, procd) watches this process.
 
-The server is this process's child, in its own cgroup. When it ends, or this process is told to,
-the service is taken away as `rm` does, and the server's exit status is this process's.
+The server is this process's child, in its own cgroup. When nothing of it serves any more, or this
+process is told to end, the service is taken away as `rm` does, and the server's exit status is this
+process's. Other commands may give the service new servers meanwhile, or stop it: that ends nothing.
 """
 
 from __future__ import annotations
@@ -9,81 +10,145 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from viscum.errors import InputError
 from viscum.kernel import process
 from viscum.kernel.cgroup import Group
-from viscum.plan import instances
+from viscum.plan import Instance, instances
 
 if TYPE_CHECKING:
     from viscum.host import Host
+    from viscum.spec import Spec
+    from viscum.start import Outcome
+    from viscum.store import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LOOK = 5000  # milliseconds after which servers are found that other commands have started
+UNKNOWN = 1  # exit status for a server that was another command's child and has ended
 
 
-def stand_by(host: Host, name: str) -> int:
-    """Returns the exit status of the first instance that ended (128+n for a signal).
+class Told(BaseException):
+    """This process was told to end while the server was being started."""
 
-    The end of a child is asked for, not looked for: a server that ended while this process was
-    not looking yet is found as well.
+
+class Signals:
+    """`reader`: readable after a signal. While `interrupting` they raise Told as well, for what
+    waits then (for the server to listen, for older flows) may wait for long."""
+
+    __slots__ = ("interrupting", "reader")
+
+    def __init__(self, reader: int) -> None:
+        self.reader = reader
+        self.interrupting = True
+
+    def handle(self, number: int, _: object) -> None:
+        if self.interrupting and number in SIGNALS:
+            self.interrupting = False
+            raise Told
+
+
+def run(host: Host, spec: Spec, replacing: bool, begun: Callable[[Outcome], None]) -> int:
+    """`host.up`, and to the end of the server; `begun` is called between. Returns the exit status.
+
+    That is the last child's (128+n for a signal). Raises what `up` raises.
     """
+    status = None
+    with _signals() as signals:
+        try:
+            outcome = host.up(spec, replacing=replacing, as_child=True)
+            signals.interrupting = False
+        except Told:
+            there = host.load().services.get(spec.name)
+            ours = there is not None and there.spec == spec  # else it had not begun
+        else:
+            begun(outcome)
+            ours, status = _stand_by(host, spec.name, signals.reader)
+    if ours:
+        with suppress(InputError):  # another command has taken it away
+            host.remove(spec.name)
+    while (ended := _collect()) is not None:
+        status = ended
+    return status or 0
+
+
+@contextmanager
+def _signals() -> Iterator[Signals]:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     previous = signal.set_wakeup_fd(writer)
-    handlers = {n: signal.signal(n, lambda *_: None) for n in (*SIGNALS, signal.SIGCHLD)}
+    signals = Signals(reader)
+    handlers = {n: signal.signal(n, signals.handle) for n in (*SIGNALS, signal.SIGCHLD)}
     try:
-        status = _await_end(_others(host, name), reader)
+        yield signals
     finally:
+        signals.interrupting = False
         signal.set_wakeup_fd(previous)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         os.close(reader)
         os.close(writer)
-    host.remove(name)
-    while (ended := _collect()) is not None:
-        status = ended if status is None else status
-    return status or 0
 
 
-def _others(host: Host, name: str) -> list[int]:
-    """pidfds of the instances' main processes that are not our children, but an earlier
-    command's; their exit status is not ours to learn."""
-    found = []
-    for i in instances(host.load(), host.names):
-        pid = process.main_pid(Group(i.cgroup)) if i.record.name == name else None
-        if pid is not None:
-            try:
-                found.append(os.pidfd_open(pid))
-            except ProcessLookupError:
-                continue
-    return found
+def _stand_by(host: Host, name: str, reader: int) -> tuple[bool, int | None]:
+    """Until the service is over: whether it is still there, and the exit status so far."""
+    left: set[str] = set()  # cgroups where only children of a server that has ended are left
+    status = None
+    while True:
+        while (ended := _collect()) is not None:
+            status = ended
+        world = host.load()
+        if name not in world.services:
+            return False, status
+        if _over(host, world, name, left):
+            with host.changing(f"look after {name}") as change:  # no other command is at it now
+                over = _over(host, change.world, name, left)
+            if over:
+                return True, UNKNOWN if status is None else status
+        if world.services[name].running:
+            status = None  # of one that others have come after
+        if _await(host, world, name, reader, left):
+            return True, status
 
 
-def _await_end(others: list[int], signals: int) -> int | None:
-    """Until a child (its exit status) or another process ends, or this one is told to (None)."""
-    poll = select.poll()
-    for fd in (signals, *others):
-        poll.register(fd, select.POLLIN)
-    try:
-        while True:
-            status = _collect()
-            if status is not None or not (others or _has_child()):
-                return status
-            ready = [fd for fd, _ in poll.poll()]
-            if ready != [signals]:
-                return _collect()
-            if any(number in SIGNALS for number in os.read(signals, 64)):
-                return None
-    finally:
-        for fd in others:
-            os.close(fd)
-
-
-def _has_child() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
+def _over(host: Host, world: World, name: str, left: set[str]) -> bool:
+    """Whether no server is left that should be there; one that was stopped should not."""
+    record = world.services.get(name)
+    if record is None or not (record.running or record.removing):
         return False
-    return True
+    return not any(
+        Group(i.cgroup).populated() and i.cgroup not in left
+        for i in _mine(host, world, name)
+        if record.removing or i.generation.state != "draining"
+    )
+
+
+def _mine(host: Host, world: World, name: str) -> list[Instance]:
+    return [i for i in instances(world, host.names) if i.record.name == name]
+
+
+def _await(host: Host, world: World, name: str, reader: int, left: set[str]) -> bool:
+    """Until a server ends or it is time to look again; whether this process is told to end."""
+    mains: dict[int, str] = {}
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    try:
+        for i in _mine(host, world, name):
+            pid = process.main_pid(Group(i.cgroup))
+            if pid is None:
+                left.discard(i.cgroup)
+            elif i.cgroup not in left:
+                with suppress(ProcessLookupError):
+                    fd = os.pidfd_open(pid)
+                    mains[fd] = i.cgroup
+                    poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(LOOK)]
+        left |= {mains[fd] for fd in ready if fd in mains}
+        return reader in ready and any(n in SIGNALS for n in os.read(reader, 64))
+    finally:
+        for fd in mains:
+            os.close(fd)
 
 
 def _collect() -> int | None:

@@ -459,10 +459,10 @@ class Host:
                 return process.exec_in(group, argv)
         raise ViscumError(f"{name} has no running process to join", hint=f"viscum start {name}")
 
-    def stand_by(self, name: str) -> int:
-        """For a supervisor (systemd, procd): waits until the server ends or this process is told
-        to; then takes the service away. Returns the server's exit status."""
-        return foreground.stand_by(self, name)
+    def stay(self, spec: Spec, *, replacing: bool, begun: Callable[[Outcome], None]) -> int:
+        """For a supervisor (systemd, procd): `up`, then waits until the server ends or this process
+        is told to; then takes the service away. Returns the server's exit status."""
+        return foreground.run(self, spec, replacing, begun)
 
     def remarks(self, spec: Spec) -> list[str]:
         """What on this box stands in the way of the service, or is bypassed by it."""

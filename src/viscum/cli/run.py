@@ -64,12 +64,15 @@ def run(ctx: click.Context, /, **given: Any) -> None:
         if given["dry_run"]:
             show_plan(host, [spec], {spec.name: ""})
             return
-        result = host.up(spec, replacing=given["replace"], as_child=given["foreground"])
-    report(host, spec, result)
-    if given["save"]:
-        say(f"kept in {keep(spec)}")
-    if given["foreground"]:
-        ctx.exit(host.stand_by(spec.name))
+
+        def begun(result: Outcome) -> None:
+            report(host, spec, result)
+            if given["save"]:
+                say(f"kept in {keep(spec)}")
+
+        if given["foreground"]:
+            ctx.exit(host.stay(spec, replacing=given["replace"], begun=begun))
+        begun(host.up(spec, replacing=given["replace"]))
 
 
 def report(host: Host, spec: Spec, result: Outcome) -> None:
