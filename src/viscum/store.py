@@ -113,26 +113,36 @@ class Store:
         Raises ViscumError when a file can't be read as what it should be.
         """
         host = HostRecord(boot_id(), pool4, pool6)
-        found = _read(self.dir / "host.json", _host)
-        if found is not None:
-            if found.boot != host.boot:
-                self._forget()
-            else:
-                host = found
+        found = self._host()
+        if found is not None and found.boot != host.boot:
+            return World(host, {})  # `save` forgets them: perhaps nobody holds the lock here
         services = {}
         for path in sorted((self.dir / "services").glob("*.json")):
             record = _read(path, _record)
             if record is not None:
                 services[record.name] = record
-        return World(host, services)
+        # It is written before the first record, perhaps just now, and removed after the last.
+        found = found or (self._host() if services else None)
+        if services and found is None and any(self._record_file(n).exists() for n in services):
+            raise ViscumError(
+                f"{self.dir / 'host.json'} is missing, which the services' records go with",
+                state="nothing was changed; the data path goes on as it is",
+                hint=f"move {self.dir / 'services'} away, then `viscum rm --all` clears what it"
+                " described",
+            )
+        return World(found or host, services)
 
     def save(self, world: World) -> None:
-        """Makes the files say `world`; writes only what differs from what they say now."""
+        """Makes the files say `world`; writes only what differs from what they say now. For who
+        holds the lock."""
+        found = self._host()
+        if found is not None and found.boot != world.host.boot:
+            self._forget()
         if world.services:
             _write(self.dir / "host.json", msgspec.json.encode(world.host))
         wanted = {f"{name}.json" for name in world.services}
         for record in world.services.values():
-            _write(self.dir / "services" / f"{record.name}.json", _encode(record))
+            _write(self._record_file(record.name), _encode(record))
         directory = self.dir / "services"
         for path in directory.glob("*.json") if directory.is_dir() else ():
             if path.name not in wanted:
@@ -152,6 +162,12 @@ class Store:
 
     def log(self, service: str, generation: int, instance: int) -> Path:
         return self.logs / service / f"{generation}.{instance}.log"
+
+    def _host(self) -> HostRecord | None:
+        return _read(self.dir / "host.json", _host)
+
+    def _record_file(self, service: str) -> Path:
+        return self.dir / "services" / f"{service}.json"
 
     def _forget(self) -> None:
         for path in (self.dir / "services").glob("*.json"):

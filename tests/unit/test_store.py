@@ -99,6 +99,40 @@ def test_records_of_an_earlier_boot_count_for_nothing(tmp_path: Path) -> None:
     kept.save(World(replace(then.host, boot="another", next_slot=7), then.services))
     now = kept.load(POOL4, "")
     assert now == World(HostRecord(store.boot_id(), POOL4, ""), {})
+    # Reading needs no lock: what another command writes meanwhile must not go.
+    assert files(tmp_path) == {"host.json", "services/one.json"}
+
+
+@pytest.mark.req("N16")
+def test_records_of_an_earlier_boot_go_before_the_first_of_this(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two writes, they must not be taken for those of this boot."""
+    kept, then = Store(str(tmp_path)), world("one", "two")
+    kept.save(World(replace(then.host, boot="another"), then.services))
+    really = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        really(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            kept.save(world("two"))
+    assert kept.load("", "").services == {}
+
+
+@pytest.mark.req("N15", "N16")
+def test_records_without_the_hosts_are_not_read(tmp_path: Path) -> None:
+    kept = Store(str(tmp_path))
+    kept.save(world("one"))
+    (tmp_path / "host.json").unlink()
+    with pytest.raises(ViscumError, match=r"host\.json is missing") as raised:
+        kept.load(POOL4, "")
+    assert "nothing was changed" in raised.value.state
+    (tmp_path / "services").rename(tmp_path / "away")  # as the hint says
+    assert kept.load(POOL4, "").services == {}
 
 
 @pytest.mark.req("N15")
