@@ -100,10 +100,17 @@ class Host:
         refused. Returns when the new generation listens (or not yet, and why) and, after an
         upgrade, when the old one has drained.
         """
+        return self._up(spec.name, spec, replacing, as_child)
+
+    def _up(
+        self, name: str, spec: Spec | None, replacing: bool = True, as_child: bool = False
+    ) -> Outcome:
+        """spec None: the service's own, read under the lock."""
         first: Record | None = None  # what has to end before the new generation starts
-        with self.changing(f"run {spec.name}") as change:
+        with self.changing(f"run {name}") as change:
             world = self._with_pool(change)
-            old = world.services.get(spec.name)
+            old = world.services.get(name)
+            spec = spec or self.known(world, name).spec
             with suppress(InputError):  # one that is not there: named below, with all the rest
                 director.get(spec.director, attach=self.attach).warm()
             seen = change.observe()
@@ -203,8 +210,7 @@ class Host:
 
     def start_again(self, name: str) -> Outcome:
         """Starts a stopped service, or one whose server has died."""
-        world = self.load()
-        return self.up(self.known(world, name).spec)
+        return self._up(name, None)
 
     def restart(self, name: str) -> Outcome:
         """A new generation of the same spec, as an upgrade is: no client notices."""

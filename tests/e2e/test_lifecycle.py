@@ -119,8 +119,10 @@ def test_a_failed_upgrade_has_taken_no_flow(box: Lab, files: Path) -> None:
         "--target", CLOUD6, "--port", "7000/tcp", "--instances", "2", "--", *words,
     )  # fmt: skip
     wait_until(
-        lambda: any(i["listens"] for i in echo.status(box)["generations"][0]["instances"])
-        and len(echo.status(box)["generations"]) == 2,
+        lambda: (
+            any(i["listens"] for i in echo.status(box)["generations"][0]["instances"])
+            and len(echo.status(box)["generations"]) == 2
+        ),
         "one of the new instances listens",
     )
     held = [echo.hold(box, CLOUD4) for _ in range(20)]
@@ -220,6 +222,28 @@ def test_restart_stop_and_start(box: Lab) -> None:
     echo.viscum(box, "start", "web")
     assert echo.who(box, CLOUD4) == "edge"
     assert "nothing to do" in echo.viscum(box, "start", "web").stdout
+
+
+@pytest.mark.req("N8", "N16")
+def test_start_takes_the_spec_that_holds_when_its_turn_comes(box: Lab, files: Path) -> None:
+    """Not that of an upgrade which is taken back while it waits."""
+    echo.run(box)
+    go = files / "go"
+    program = f"until [ -e {go} ]; do sleep 0.01; done; exit 3"
+    upgrade = echo.begin(
+        box, "run", "--replace", "--name", "web", "--on", "wlan0", "--target", CLOUD4,
+        "--port", "7000/tcp", "--", "sh", "-c", program,
+    )  # fmt: skip
+    wait_until(lambda: len(echo.status(box)["generations"]) == 2, "the upgrade has begun")
+    starting = echo.begin(box, "start", "web")
+    assert starting.stderr
+    assert "waiting for" in starting.stderr.readline()
+    go.touch()
+    upgrade.communicate(timeout=20)
+    assert upgrade.returncode == 1
+    out, err = starting.communicate(timeout=20)
+    assert starting.returncode == 0, err
+    assert "nothing to do" in out
 
 
 @pytest.mark.req("N8", "N10")
