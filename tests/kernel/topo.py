@@ -41,9 +41,9 @@ TARGET4, TARGET6 = "198.18.0.10", "2001:db8:c::10"
 OTHER4, OTHER6 = "198.18.0.11", "2001:db8:c::11"  # the cloud's, not in `targets` by default
 TARGETS: tuple[Network, ...] = (ip_network(TARGET4), ip_network(TARGET6))
 
-# Seconds for a datagram to arrive. In the virtual machine the links' carriers come late: the first
-# neighbour solicitation is lost, and sent again a second later.
-WAIT = 5.0 if "VISCUM_VM" in os.environ else 1.0
+# Seconds for a datagram to arrive. A link's carrier may come up late: then the first neighbour
+# solicitation is lost, and sent again a second later.
+WAIT = 5.0 if "VISCUM_VM" in os.environ else 2.5
 
 _serial = itertools.count()
 
