@@ -106,8 +106,8 @@ def _stand_by(host: Host, name: str, reader: int) -> tuple[bool, int | None]:
                 over = _over(host, change.world, name, left)
             if over:
                 return True, UNKNOWN if status is None else status
-        if world.services[name].running:
-            status = None  # of one that others have come after
+        if not world.services[name].removing:
+            status = None  # others have come after that one, or will
         if _await(host, world, name, reader, left):
             return True, status
 
