@@ -156,7 +156,9 @@ class Observed(Struct, frozen=True):
     links: Mapping[str, HostLink]
     namespaces: Mapping[str, int | None]  # ours by name -> netns id as seen from here
     inner: Mapping[str, Inner]  # by namespace name; only those that were asked for
-    groups: Mapping[str, Group]  # our cgroups by "service/generation.instance"
+    groups: Mapping[
+        str, Group
+    ]  # our cgroups by "service/generation.instance"; childless ones above
     rules: frozenset[HostRule]
     routes: frozenset[HostRoute]
     networks: tuple[Network, ...]  # every destination the host's main table routes, but default

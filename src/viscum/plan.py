@@ -330,16 +330,21 @@ def _process(
 
 
 def _removals(wanted: list[Instance], seen: Observed, host: names.HostNames) -> Iterator[ops.Op]:
-    groups = {i.group for i in wanted}
-    for group in seen.groups:
-        if group not in groups:
-            yield ops.StopProcess(f"{host.prefix}/{group}", STOP_TIMEOUT)
+    for group in _ending(wanted, seen):
+        yield ops.StopProcess(f"{host.prefix}/{group}".rstrip("/"), STOP_TIMEOUT)
     for link in _leaving(wanted, seen, host):
         yield ops.DeleteLink(link.name)
     namespaces = {i.netns for i in wanted}
     for name in seen.namespaces:
         if name not in namespaces:
             yield ops.DeleteNamespace(name)
+
+
+def _ending(wanted: list[Instance], seen: Observed) -> list[str]:
+    """Groups of nothing that is wanted. A killed command may have left a service's group, or the
+    host's (""), without a child; once an instance is in it, it is needed."""
+    needed = {part for i in wanted for part in (i.group, i.record.name, "")}
+    return [group for group in seen.groups if group not in needed]
 
 
 # A removed service's own stop-timeout has been waited for by then (host.py); this is for what a
@@ -433,7 +438,7 @@ def _firewall(
     """
     leaving = _leaving(wanted, seen, host)
     final = _ruleset(wanted, (), world, seen)
-    ends = any(key not in {i.group for i in wanted} for key in seen.groups)
+    ends = bool(_ending(wanted, seen))
     adds = starts or any(i.link not in seen.links for i in wanted)
     first = _ruleset(wanted, leaving, world, seen) if ends else final
     now = seen.nft

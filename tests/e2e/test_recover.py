@@ -11,8 +11,9 @@ import pytest
 
 from e2e.servers import EDGE, body, nginx_command
 from support import need_program
-from viscum.kernel import netns, syscalls
+from viscum.kernel import cgroupfs, netns, syscalls
 from viscum.lab import CLOUD4, Lab
+from viscum.names import HostNames
 
 LAN = ("ip", "link", "add", "lan1", "up", "type", "veth", "peer", "name", "lan1p")
 
@@ -86,3 +87,20 @@ def test_a_box_on_which_ipv6_is_switched_off(lab: Lab, files: Path, which: str) 
     lab.run("ap", ("sysctl", "-qw", off), check=True)
     web(lab, files)
     assert body(lab, CLOUD4) == EDGE
+
+
+@pytest.mark.req("N16", "N18")
+@pytest.mark.parametrize("left", ["", "/web"])
+def test_a_command_was_killed_between_two_mkdirs(lab: Lab, files: Path, left: str) -> None:
+    """The empty group of the host or the service goes; not with the server that is in it."""
+    prefix = HostNames(str(lab.state_dir)).prefix
+    root = Path(cgroupfs.hierarchies().roots[0])
+    (root / f"{prefix}{left}").mkdir(parents=True)
+    web(lab, files)
+    assert body(lab, CLOUD4) == EDGE
+    assert lab.viscum("rm", "web").returncode == 0
+    assert not (root / prefix).exists()
+
+    (root / f"{prefix}{left}").mkdir(parents=True)
+    assert lab.viscum("rm", "--all").returncode == 0
+    assert not (root / prefix).exists()

@@ -135,7 +135,8 @@ class Kernel:
                 limits = rounded(op.limits.cpu, op.limits.memory, op.limits.processes)
                 self.groups[op.cgroup.removeprefix("viscum/")] = Group(True, *limits)
             case ops.StopProcess():
-                key = op.cgroup.removeprefix("viscum/")
+                key = op.cgroup.removeprefix("viscum").removeprefix("/")
+                assert not any(k.startswith(f"{key}/") for k in self.groups), "those below too"
                 name, _, label = key.partition("/")
                 alias = f"viscum:{name}.{label}"
                 for there in [n for n, entry in self.links.items() if entry.alias == alias]:
@@ -258,6 +259,17 @@ def test_a_limit_in_time_turns_on_nothing_that_takes_no_new_flows() -> None:
     ]
     assert entries == [(True, until), (False, 0), (False, 0)]
     assert not steering(wanted.with_record(evolve.removing(record, None)), ROUTER)[0].until_ns
+
+
+@pytest.mark.req("N16")
+@pytest.mark.parametrize("left", ["", "web", "other"])
+def test_a_group_without_children_goes_unless_it_is_needed(left: str) -> None:
+    """A command was killed between two mkdirs; stopping one of them stops what is below, too."""
+    half = replace(ROUTER, groups={left: Group(False)})
+    groups = made(world(spec("web")), half).groups
+    assert [name for name, group in groups.items() if group.populated] == ["web/1.0"]
+    (step,) = plan(EMPTY, half, HOST, LOGS, ())
+    assert step == ops.StopProcess(f"viscum/{left}".rstrip("/"), 2.0)
 
 
 @pytest.mark.req("N9")

@@ -60,7 +60,7 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
         namespaces=namespaces,
         inner=inner,
         groups={
-            path.removeprefix(f"{host.prefix}/"): _group(path)
+            path.removeprefix(host.prefix).removeprefix("/"): _group(path)
             for path in cgroup.groups(host.prefix)
         },
         rules=frozenset(
