@@ -20,7 +20,9 @@ def test_a_name_whose_answers_rotate_has_the_same_targets(monkeypatch: pytest.Mo
         return [(0, 0, 0, "", (address, 0)) for address in answers]
 
     monkeypatch.setattr(socket, "getaddrinfo", rotated)
-    steer = Steer(("wlan0",), ("cdn.example", "198.18.0.9"), (Port("tcp", 80, 80),))
-    first, *others = (validate.resolve(Spec("web", ("httpd",), steer=steer)) for _ in answers)
+    targets = ("cdn.example", "198.18.0.9")
+    steer = Steer(interfaces=("wlan0",), targets=targets, ports=(Port("tcp", 80, 80),))
+    spec = Spec(name="web", command=("httpd",), steer=steer)
+    first, *others = (validate.resolve(spec) for _ in range(3))
     assert others == [first, first]
     assert set(first) == {"198.18.0.9/32", "198.18.0.10/32", "198.18.0.11/32", "2001:db8:c::10/128"}
