@@ -62,7 +62,9 @@ def test_generations_that_still_serve_have_a_maximum() -> None:
         made = evolve.add_generation(made, made.services["web"], SPEC, ())
     with pytest.raises(InputError, match="still serve flows") as raised:
         evolve.add_generation(made, made.services["web"], SPEC, ())
-    assert "viscum disable --now web" in raised.value.problems[0].fix
+    fix = raised.value.problems[0].fix
+    assert "`viscum status web`" in fix
+    assert "also the newest generation's, with `viscum disable --now web`" in fix
 
 
 @pytest.mark.req("N16")
