@@ -36,9 +36,9 @@ def add_generation(world: World, record: Record, spec: Spec, taken: Collection[i
                 "name",
                 record.name,
                 f"has {len(record.generations)} generations that still serve flows",
-                f"wait until they have drained (`viscum status {record.name}` says when), or reset "
-                f"all flows, also the newest generation's, with `viscum disable --now {record.name}`"
-                " and enable it again",
+                f"wait until they have drained (`viscum status {record.name}` says when), or reset"
+                " all flows, also the newest generation's, with"
+                f" `viscum disable --now {record.name}` and enable it again",
             )
         )
     slots, host = _allocate(world, spec.instances, taken)

@@ -29,7 +29,7 @@ from viscum.start import Outcome
 from viscum.store import Record, Store, World
 
 LOCK_TIMEOUT = 60.0
-POLL = 0.1  # between two looks at whether flows have ended
+POLL, LONGEST_POLL = 0.1, 1.0  # between two looks at whether flows have ended
 
 
 class Host:
@@ -365,7 +365,7 @@ class Host:
 
     def wait_drained(self, name: str, done: Callable[[Record], bool], what: str = "drain") -> int:
         """Until `done` (or the service is gone); the lock is held only to look and to finish."""
-        ended, said = 0, ""
+        ended, said, pause = 0, "", POLL
         while True:
             world = self.load()
             record = world.services.get(name)
@@ -390,7 +390,9 @@ class Host:
                     self.settle(change, name)
                 ended += change.ended.get(name, 0)
                 continue
-            time.sleep(POLL)
+            due = min(deadlines, default=now() + LONGEST_POLL) - now()
+            time.sleep(max(0.0, min(pause, due)))
+            pause = min(pause * 1.5, LONGEST_POLL)
 
     @staticmethod
     def _drained_of_old(record: Record) -> bool:
