@@ -46,7 +46,7 @@ class Host:
         config_dir: str = names.CONFIG_DIR,
     ) -> None:
         self.config_dir = config_dir
-        self.names = names.HostNames(str(Path(state_dir).absolute()))
+        self.names = names.HostNames(str(Path(state_dir).absolute()), config_dir)
         self.store = Store(self.names.state_dir)
         self.progress = progress
         self.told = told

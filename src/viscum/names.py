@@ -38,6 +38,7 @@ class HostNames(Struct, frozen=True):
     """The names of one host, from its state directory."""
 
     state_dir: str = DEFAULT_STATE_DIR
+    config_dir: str = CONFIG_DIR
 
     @property
     def prefix(self) -> str:

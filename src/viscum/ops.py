@@ -275,7 +275,7 @@ class StartProcess(Struct, frozen=True):
     run: Run
     limits: Limits
     log: str
-    state_dir: str  # not for the server's eyes
+    hide: tuple[str, ...]  # directories not for the server's eyes
     own: tuple[str, ...] = ()  # its own addresses, for /etc/hosts
     foreground: bool = False  # stays a child of the calling process
 

@@ -235,7 +235,7 @@ def plan(
     be started (only a command that names a service starts it again).
     """
     wanted = list(instances(world, host))
-    processes = [op for i in wanted for op in _process(i, seen, logs, start, foreground)]
+    processes = [op for i in wanted for op in _process(i, seen, host, logs, start, foreground)]
     starts = any(isinstance(op, ops.StartProcess) for op in processes)
     rules_first, rules_last = _firewall(wanted, world, seen, host, starts)
     return (
@@ -303,7 +303,12 @@ NEW = Inner(
 
 
 def _process(
-    i: Instance, seen: Observed, logs: Path, start: frozenset[str], foreground: bool
+    i: Instance,
+    seen: Observed,
+    host: names.HostNames,
+    logs: Path,
+    start: frozenset[str],
+    foreground: bool,
 ) -> Iterator[ops.Op]:
     record, generation = i.record, i.generation
     group = seen.groups.get(i.group)
@@ -319,7 +324,8 @@ def _process(
                 run=generation.spec.run,
                 limits=limits,
                 log=str(logs / record.name / f"{i.label}.log"),
-                state_dir=str(logs.parent),
+                # Both have the specs of other services, with the secrets in their environments.
+                hide=(host.state_dir, str(Path(host.config_dir).absolute())),
                 own=tuple(str(own) for _, own, _ in i.own),
                 foreground=foreground,
             )

@@ -107,6 +107,20 @@ def test_the_state_directory_is_hidden(web: Instance) -> None:
 
 
 @pytest.mark.req("N17")
+def test_the_settings_stay_hidden_where_etc_lacks_a_file(web: Instance) -> None:
+    """An overlay on /etc makes room for it, and shows what is mounted below /etc no more."""
+    etc = web.directory / "etc"
+    (etc / "viscum").mkdir(parents=True)
+    (etc / "viscum" / "secret").write_text("x")
+    missing = str(etc / "resolv.conf")
+    lines = web.run(
+        "sh", "-c", f"cat {missing}; ls -A {etc}/viscum", files={missing: "here\n"},
+        hide=(str(etc / "viscum"),),
+    )  # fmt: skip
+    assert lines == ["here"]
+
+
+@pytest.mark.req("N17")
 def test_sysfs_is_that_of_the_namespace_and_nothing_is_below_it(web: Instance) -> None:
     lines = web.run("sh", "-c", "ls /sys/class/net; echo; ls -A /sys/fs/cgroup /sys/fs/bpf")
     assert lines[: lines.index("")] == ["lo"]

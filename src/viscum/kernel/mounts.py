@@ -53,7 +53,7 @@ def view(root: str | None, files: Mapping[str, str], hide: tuple[str, ...] = ())
     """The operations, for a process alone in a new mount namespace (and its network namespace).
 
     files: path → text the instance finds there (/etc/resolv.conf, /etc/hosts). hide: directories
-    of the box covered by an empty one (the state directory). Each step may raise OSError.
+    of the box covered by an empty one (those of state and settings). Each step may raise OSError.
     """
     steps = [_mount("detach from the box's mounts", None, "/", None, MS_REC | MS_SLAVE)]
     if root is not None:
@@ -65,14 +65,15 @@ def view(root: str | None, files: Mapping[str, str], hide: tuple[str, ...] = ())
         # Covered only, it would pin every other service's network namespace (a bind mount in
         # /run/netns) for as long as this one lives.
         steps.append(Step("unmount", "/run", lambda: _detach("/run/netns", "/run")))
-        hidden = [path for path in hide if not is_private(path)]
-        steps += [Step("hide", path, _hide(path)) for path in hidden]
     steps += [
         Step("mount a private", "/tmp", lambda: _tmpfs("/tmp", f"mode=1777,{TMP_SIZE}")),
         Step("mount a private", "/run", lambda: _tmpfs("/run", f"mode=0755,{RUN_SIZE}")),
         Step("make read-only", "/proc/sys", lambda: _read_only("/proc/sys")),
     ]
     steps.append(Step("make room in", "/etc", lambda: _make_room(files, on_box=root is None)))
+    if root is None:  # not before: an overlay shows what was hidden below it
+        hidden = [path for path in hide if not is_private(path)]
+        steps += [Step("hide", path, _hide(path)) for path in hidden]
     return steps + [Step("write", path, _write(path, text)) for path, text in files.items()]
 
 

@@ -43,7 +43,7 @@ def start(op: StartProcess) -> None:
                         RESOLV_CONF: resolver.resolv_conf(),
                         HOSTS: resolver.hosts(op.service, op.own),
                     },
-                    hide=(op.state_dir,),
+                    hide=op.hide,
                     capabilities=op.run.capabilities,
                 ),
                 foreground=op.foreground,
