@@ -31,9 +31,11 @@ def ruleset(
     instances: Iterable[EgressInstance],
     lan: Iterable[Network],
     pools: Iterable[Network],
+    links: Iterable[str] = (),
 ) -> str:
     """The table as nft reads it, with its digest as comment; "" when there is nothing to hold.
 
+    links: where no Internet is; by name, since addresses may come to them later.
     The first lines make the replacement one transaction whether or not the table exists.
     """
     instances = sorted(instances, key=lambda i: int(i.link.removeprefix(names.LINK_PREFIX)))
@@ -44,6 +46,7 @@ def ruleset(
         [
             *_set("lan4", "ipv4_addr", (n for n in lan if n.version == 4)),
             *_set("lan6", "ipv6_addr", (n for n in lan if n.version == 6)),
+            *_set("lans", "ifname", (f'"{name}"' for name in sorted(links)), ""),
             *(line for i in instances for line in _instance_chain(i)),
             *(ZONE if any(i.honour for i in instances) else ()),
             "  chain input {",
@@ -96,11 +99,13 @@ def _ip(version: int) -> str:
     return "ip" if version == 4 else "ip6"
 
 
-def _set(name: str, kind: str, elements: Iterable[Network]) -> list[str]:
+def _set(
+    name: str, kind: str, elements: Iterable[object], flags: str = " flags interval; auto-merge;"
+) -> list[str]:
     listed = ", ".join(str(e) for e in elements)
     return [
         f"  set {name} {{",
-        f"    type {kind}; flags interval; auto-merge;",
+        f"    type {kind};{flags}",
         *([f"    elements = {{ {listed} }}"] if listed else []),
         "  }",
     ]
@@ -150,11 +155,15 @@ def _allow(rule: EgressRule) -> list[str]:
     if rule.to == "router":
         return []
     if rule.to == "lan":
-        return [f"    {ip} daddr @{lan} {port}accept" for ip, lan in LANS]
+        return [
+            *(f"    {ip} daddr @{lan} {port}accept" for ip, lan in LANS),
+            f"    oifname @lans {port}accept",
+        ]
     if rule.to == "internet":
         return [
             f'    oifname "{names.LINK_PREFIX}*" drop',
             *(f"    {ip} daddr @{lan} drop" for ip, lan in LANS),
+            "    oifname @lans drop",
             f"    {port}accept",
         ]
     version = 6 if ":" in rule.to else 4

@@ -136,6 +136,7 @@ class HostLink(Struct, frozen=True):
     nsid: int | None
     mac: str = ""
     has_default: bool = False  # a default route leaves by it
+    uplink: bool = False  # so does one of any table, or half of one (0.0.0.0/1, as VPNs set)
     networks: tuple[Network, ...] = ()  # its connected networks
     behind: tuple[Network, ...] = ()  # networks that a gateway on it leads to, but the default
     addresses: tuple[Address, ...] = ()

@@ -412,6 +412,12 @@ def _ruleset(
             else ()
         )
     }
+    # By an interface with a default route the Internet is reached, even if clients are there.
+    links = [
+        link.name
+        for link in seen.links.values()
+        if not link.uplink and link.name != "lo" and not link.alias.startswith("viscum")
+    ]
     pools = [ip_network(p) for p in (world.host.pool4, world.host.pool6) if p]
     return egress.ruleset(
         [
@@ -428,6 +434,7 @@ def _ruleset(
         + [egress.EgressInstance(link.name, link.alias, (), (), (), False) for link in leaving],
         lan,
         pools,
+        links,
     )
 
 

@@ -156,6 +156,24 @@ def test_spoofed_sources_do_not_leave(world: Lab, version: int) -> None:
     assert dial(world, cloud) == "cloud"
 
 
+@pytest.mark.req("N11")
+@BOTH
+def test_a_lan_address_that_comes_later_is_out_of_reach(world: Lab, version: int) -> None:
+    edge(world)
+    router, client = (
+        of(version, ("10.66.0.1/24", "2001:db8:66::1/64")),
+        of(version, ("10.66.0.2/24", "2001:db8:66::2/64")),
+    )
+    ok(world.run("ap", ["ip", "addr", "add", router, "dev", "wlan0"]))
+    nodad = ["nodad"] if version == 6 else []
+    ok(world.run("ue", ["ip", "addr", "add", client, "dev", "eth0", *nodad]))
+    address = client.partition("/")[0]
+    world.popen("ue", peer_command("late", PORT + 1, (address,)))
+    wait_until(lambda: who(world, address, "ap", PORT + 1) == "late", "the client's peer")
+    said = dials(world, ("tcp", address), ("udp", address), port=PORT + 1)
+    assert [word for word in said if word not in NOT_REACHED] == []
+
+
 # ---- allow -------------------------------------------------------------------------------------
 
 PLACES: Places = {

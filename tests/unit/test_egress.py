@@ -39,6 +39,7 @@ RULESETS = {
     "one": egress.ruleset([instance(0, *RULES[:1])], LAN, POOLS),
     "nothing allowed": egress.ruleset([instance(0)], LAN, POOLS),
     "every rule": egress.ruleset([instance(0, *RULES, honour=True)], LAN, POOLS),
+    "links": egress.ruleset([instance(0, *RULES)], LAN, POOLS, ("wlan0", "br-lan")),
     "no lan, one pool": egress.ruleset([instance(4095, *RULES)], (), POOLS[:1]),
     "many": egress.ruleset([instance(n, *RULES, honour=n % 2 > 0) for n in range(50)], LAN, POOLS),
     "a link that leaves": egress.ruleset(
@@ -76,6 +77,7 @@ def test_the_digest_says_whether_it_is_the_same() -> None:
         egress.ruleset(one[:1], LAN, POOLS),
         egress.ruleset(one, LAN[:1], POOLS),
         egress.ruleset(one, LAN, POOLS[:1]),
+        egress.ruleset(one, LAN, POOLS, ("wlan0",)),
         egress.ruleset([one[0], replace(one[1], honour=True)], LAN, POOLS),
         egress.ruleset([one[0], replace(one[1], allow=RULES[:1])], LAN, POOLS),
         egress.ruleset([one[0], replace(one[1], own=OWN[:1])], LAN, POOLS),

@@ -51,6 +51,7 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
                 nsid=entry.nsid,
                 mac=entry.mac or "",
                 has_default=any(not r.dst.prefixlen and r.oif == entry.ifindex for r in main),
+                uplink=any(r.dst.prefixlen <= 1 and r.oif == entry.ifindex for r in routes),
                 networks=tuple(_reached(main, entry.ifindex, by_gateway=False)),
                 behind=tuple(_reached(main, entry.ifindex, by_gateway=True)),
                 addresses=tuple(a.address.ip for a in addresses if a.ifindex == entry.ifindex),
