@@ -325,3 +325,22 @@ def test_own_addresses_are_not_claimed(topo: Topo) -> None:
     got, source = receiver.recvfrom(100)
     assert (got, source) == (b"hello", (str(own4(1)), 6000))
     assert counted() == {}
+
+
+@pytest.mark.req("N10")
+def test_more_flows_than_are_remembered(target: str) -> None:
+    """The flow that was silent longest is forgotten and judged anew; every packet passes."""
+    with Topo(sizes={"flows": 64}) as topo:
+        topo.add_service(1)
+        socks = servers(topo, target)
+        topo.steer(topo.service(ports=(udp(443),)))
+        first = topo.udp_client(target)
+        assert ask(first, socks) == "edge"
+        clients = [topo.udp_client(target) for _ in range(300)]
+        assert [ask(client, socks) for client in clients] == ["edge"] * 300
+        assert topo.inside("ap", topo.director.udp_flows)[1] <= 64
+        assert ask(first, socks) == "edge", "begins anew where the service is"
+        topo.change(enabled=False)
+        assert ask(first, socks) == "edge", "remembered again"
+        assert ask(clients[0], socks) == "cloud", "forgotten, and new flows are the cloud's"
+        assert ask(clients[0], socks) == "cloud"
