@@ -190,7 +190,8 @@ def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
     sign = "+" if old is None else "-" if new is None else "~"
     say(f"{sign} {name}")
     for change in changes:
-        say(f"    {change}")
+        secret = change.path.startswith("run.environment.")  # only that it differs may be logged
+        say(f"    {change.path}: (changed)" if secret else f"    {change}")
 
 
 def read(files: tuple[str, ...], host: Host) -> tuple[list[Spec], dict[str, str]]:
