@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 
 from viscum.change import Change
@@ -159,6 +161,11 @@ def _listener(s: sockets.Listener) -> str:
     return f"{host}:{s.port}/{'tcp' if s.proto == sockets.TCP else 'udp'}"
 
 
+def mentions(text: str, name: str) -> bool:
+    """Whether a step's words name the service, alone or as a part of a path or namespace."""
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) is not None
+
+
 def _drift(host: Host, world: World) -> dict[str, list[str]]:
     """By service: what the plan to make things as asked would do."""
     change = Change(host.names, host.store, world, attach=host.attach)
@@ -166,9 +173,7 @@ def _drift(host: Host, world: World) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for op in steps:
         text = op.describe()
-        named = [
-            n for n in world.services if f".{n}." in text or f"/{n}/" in text or f" {n}" in text
-        ]
+        named = [n for n in world.services if mentions(text, n)]
         for name in named or list(world.services):
             found.setdefault(name, []).append(f"would {text}")
     return found
