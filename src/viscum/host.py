@@ -2,34 +2,42 @@
 
 A `Host` is one access point's worth of Viscum: the network namespace this process is in, and a
 state directory. Commands that change something take the host's lock, finish what an earlier
-command left due (`settle`), then act. Waiting for flows to end happens without the lock.
+command left due (`drains.settle`), then act. Waiting for flows to end happens without the lock.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from viscum import doctor, evolve, flows, foreground, hostconfig, names, ops, start, store, validate
+from viscum import (
+    doctor,
+    drains,
+    evolve,
+    foreground,
+    hostconfig,
+    names,
+    ops,
+    start,
+    store,
+    validate,
+)
 from viscum.change import Change
 from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
 from viscum.model import Observed
-from viscum.plan import Instance, instances
+from viscum.plan import instances
 from viscum.spec import Spec
 from viscum.start import Outcome
 from viscum.store import Record, Store, World
 
 LOCK_TIMEOUT = 60.0
-POLL, LONGEST_POLL = 0.1, 1.0  # between two looks at whether flows have ended
 
 
 class Host:
@@ -66,7 +74,7 @@ class Host:
             lambda holder: self.progress(f"waiting for {holder}"),
         ):
             change = Change(self.names, self.store, self.load(), self.told, self.attach)
-            self.settle(change)
+            drains.settle(self, change)
             yield change
             self.trim_logs(change.world)
 
@@ -114,7 +122,7 @@ class Host:
             with suppress(InputError):  # one that is not there: named below, with all the rest
                 director.get(spec.director, attach=self.attach).warm()
             seen = change.observe()
-            with self._patience(f"{spec.name}: resolving its targets"):
+            with self.patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)
             validate.validate(spec, addresses, world, seen)
             if old is not None and old.spec != spec and not replacing:
@@ -136,7 +144,7 @@ class Host:
         if first is not None:
             return self._after(first, spec, addresses, as_child)
         if any(g.state == "draining" for g in self._record(spec.name).generations):
-            outcome.flows_reset += self.wait_drained(spec.name, self._drained_of_old)
+            outcome.flows_reset += drains.wait(self, spec.name, drains.done)
         return outcome
 
     def _after(
@@ -144,7 +152,7 @@ class Host:
     ) -> Outcome:
         """`upgrade = "replace"`: the new generation once `first` has ended, without the lock till
         then."""
-        reset = self.wait_drained(spec.name, lambda r: not r.generations)
+        reset = drains.wait(self, spec.name, lambda r: not r.generations)
         with self.changing(f"run {spec.name}") as change:
             record = self.known(change.world, spec.name)
             taken = slots_taken(change.observe())
@@ -189,10 +197,10 @@ class Host:
             change.commit(change.world.with_record(record))
             outcome = Outcome(name, did, notes)
             if drain == 0:
-                self.settle(change, name)
+                drains.settle(self, change, name)
                 outcome.flows_reset = change.ended.get(name, 0)
         if drain:
-            outcome.flows_reset = self.wait_drained(name, lambda r: r.end_flows_at is None, "drain")
+            outcome.flows_reset = drains.wait(self, name, lambda r: r.end_flows_at is None, "drain")
         return outcome
 
     # ---- stop, start, restart, rm
@@ -205,7 +213,7 @@ class Host:
                 return Outcome(name, "unchanged")
             until = evolve.deadline(now(), record.spec.run.drain)
             change.commit(change.world.with_record(evolve.stopping(record, until)))
-        reset = self.wait_drained(name, lambda r: not r.generations)
+        reset = drains.wait(self, name, lambda r: not r.generations)
         return Outcome(name, "stopped", flows_reset=reset)
 
     def start_again(self, name: str) -> Outcome:
@@ -227,7 +235,7 @@ class Host:
         if first is not None:
             outcome = self._after(first, first.spec, first.addresses)
         else:
-            outcome.flows_reset += self.wait_drained(name, self._drained_of_old)
+            outcome.flows_reset += drains.wait(self, name, drains.done)
         outcome.did = "restarted"
         return outcome
 
@@ -250,12 +258,12 @@ class Host:
                 udp = self.udp_flows()
                 moved = sum(udp.get(slot, 0) for g in record.generations for slot in g.slots)
             change.commit(change.world.with_record(record))
-            self.settle(change, name)
+            drains.settle(self, change, name)
             outcome = Outcome(name, "removed", flows_reset=moved + change.ended.get(name, 0))
             if not wait and name in change.world.services:
                 outcome.did = "draining"
                 return outcome
-        outcome.flows_reset += self.wait_drained(name, lambda r: not r.removing)
+        outcome.flows_reset += drains.wait(self, name, lambda r: not r.removing)
         return outcome
 
     def sweep(self) -> None:
@@ -265,93 +273,8 @@ class Host:
             change.remove_strange_logs()
             change.tidy()
 
-    # ---- what is due
-
-    def settle(self, change: Change, own: str = "") -> None:
-        """Finishes what has drained or whose deadline has passed; change.ended says how many
-        flows were reset for it. A service that can't be finished holds up only its own command."""
-        due = [r for r in change.world.services.values() if _has_deadline(r)]
-        if not due:
-            return
-        moment = now()
-        udp = self.udp_flows()
-        mine = list(instances(change.world, self.names))
-        world = change.world
-        for record in due:
-            try:
-                record, count = self._settled(record, mine, udp, moment)
-            except OSError as error:
-                if record.name == own:
-                    raise
-                self.progress(f"{record.name}: what is due can't be finished: {error}")
-                continue
-            change.ended[record.name] = change.ended.get(record.name, 0) + count
-            gone = record.removing and not record.generations
-            world = world.without(record.name) if gone else world.with_record(record)
-        if world != change.world:
-            self._stop_removed(change.world, world)
-            change.commit(world)
-
-    def _settled(
-        self, record: Record, mine: list[Instance], udp: dict[int, int], moment: float
-    ) -> tuple[Record, int]:
-        ended = 0
-        own = [i for i in mine if i.record.name == record.name]
-        if record.until_ns and moment * 1e9 >= record.until_ns:
-            record = replace(record, enabled=not record.enabled, until_ns=0)
-        if record.end_flows_at is not None:
-            late = moment >= record.end_flows_at
-            if late:
-                ended += self._reset(own) + sum(udp.get(i.slot, 0) for i in own)
-            if late or not flows.count(own, udp):
-                record = replace(
-                    record, end_flows_at=None, udp_epoch=record.udp_epoch + (1 if late else 0)
-                )
-        for generation in record.generations:
-            if generation.state != "draining":
-                continue
-            part = [i for i in own if i.generation.number == generation.number]
-            late = generation.drain_until is not None and moment >= generation.drain_until
-            open_flows = flows.count(part, udp)
-            if late and open_flows:
-                ended += self._reset(part) + sum(udp.get(i.slot, 0) for i in part)
-            if late or not open_flows:
-                record = evolve.without_generation(record, generation.number)
-        if record.retired:
-            left = tuple(
-                r
-                for r in record.retired
-                if not (r.until is not None and moment >= r.until)
-                and flows.outside(own, r, record, udp)
-            )
-            record = replace(record, retired=left)
-        return record, ended
-
-    def _reset(self, mine: list[Instance]) -> int:
-        try:
-            return flows.reset(mine)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-        name = mine[0].record.name
-        self.progress(
-            f"{name}: this kernel can't reset connections (it is built without INET_DIAG_DESTROY);"
-            " they go on until they or their server end"
-        )
-        return 0
-
-    def _stop_removed(self, before: World, after: World) -> None:
-        """Gives the servers that go their stop-timeout, while everything around them still is."""
-        left = {i.cgroup for i in instances(after, self.names)}
-        for i in instances(before, self.names):
-            if i.cgroup not in left:
-                op = ops.StopProcess(i.cgroup, float(i.generation.spec.run.stop_timeout))
-                self.told(op)
-                with self._patience(f"{i.record.name}: waiting for its processes to end"):
-                    op.apply()
-
     @contextmanager
-    def _patience(self, line: str) -> Iterator[None]:
+    def patience(self, line: str) -> Iterator[None]:
         """Tells `line` if what is done inside takes more than a second."""
         from threading import Timer
 
@@ -362,41 +285,6 @@ class Host:
             yield
         finally:
             timer.cancel()
-
-    def wait_drained(self, name: str, done: Callable[[Record], bool], what: str = "drain") -> int:
-        """Until `done` (or the service is gone); the lock is held only to look and to finish."""
-        ended, said, pause = 0, "", POLL
-        while True:
-            world = self.load()
-            record = world.services.get(name)
-            if record is None or done(record):
-                return ended
-            mine = [i for i in instances(world, self.names) if i.record.name == name]
-            draining = [i for i in mine if i.generation.state == "draining" or record.end_flows_at]
-            left = flows.count(draining, self.udp_flows())
-            deadlines = [
-                d
-                for d in (record.end_flows_at, *(g.drain_until for g in record.generations))
-                if d is not None
-            ]
-            line = f"{name}: {left} flow{'s' if left != 1 else ''} still open"
-            if deadlines:
-                line += f", reset in {max(0.0, min(deadlines) - now()):.0f} s"
-            if left and line != said:
-                self.progress(line)
-                said = line
-            if not left or (deadlines and now() >= min(deadlines)):
-                with self.changing(f"{what} {name}") as change:
-                    self.settle(change, name)
-                ended += change.ended.get(name, 0)
-                continue
-            due = min(deadlines, default=now() + LONGEST_POLL) - now()
-            time.sleep(max(0.0, min(pause, due)))
-            pause = min(pause * 1.5, LONGEST_POLL)
-
-    @staticmethod
-    def _drained_of_old(record: Record) -> bool:
-        return all(g.state != "draining" for g in record.generations)
 
     # ---- planning, standing by, entering
 
@@ -542,16 +430,6 @@ def located(problem: Problem, source: str) -> Problem:
     """Says of which service or file it is, where several are checked together ("": of one)."""
     field = f"{source}: {problem.field}" if source else problem.field
     return Problem(field, problem.value, problem.message, problem.fix)
-
-
-def _has_deadline(record: Record) -> bool:
-    return bool(
-        record.until_ns
-        or record.end_flows_at is not None
-        or record.retired
-        or record.removing
-        or any(g.state == "draining" for g in record.generations)
-    )
 
 
 def _until(record: Record, enabled: bool, seconds: float | None) -> tuple[int, list[str]]:

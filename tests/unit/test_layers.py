@@ -13,7 +13,7 @@ LAYERS = (
     {"cli"},
     {"lab", "status", "explain"},
     {"host"},
-    {"start", "foreground"},
+    {"start", "foreground", "drains"},
     {"change", "validate", "doctor", "flows"},
     {"plan", "apply"},
     {"ops", "egress"},
