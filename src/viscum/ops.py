@@ -209,7 +209,7 @@ class ChangeRule(Struct, frozen=True):
         return (
             (
                 f"ip {_family(r.family)}rule {self.verb} pref {r.pref} fwmark {r.fwmark:#x}"
-                f" iif {r.iif} lookup {r.table} protocol {names.PROTO}"
+                f" iif {quote(r.iif)} lookup {r.table} protocol {names.PROTO}"
             ),
         )
 

@@ -167,7 +167,7 @@ class Attach(msgspec.Struct, frozen=True):
 
     def shell(self) -> tuple[str, ...]:
         handle = attach.HANDLE_FOUND if self.clsact else attach.HANDLE_MADE
-        qdisc = () if self.clsact else (f"tc qdisc add dev {self.link} clsact",)
+        qdisc = () if self.clsact else (f"tc qdisc add dev {quote(self.link)} clsact",)
         program = f"bpf direct-action object-pinned {PINS}/programs/{self.program}"
         return (*qdisc, f"tc filter replace {_where(self.link, handle)} {program}")
 
@@ -217,7 +217,7 @@ class Detach(msgspec.Struct, frozen=True):
     def shell(self) -> tuple[str, ...]:
         handle = self.there.handle or attach.HANDLE_MADE
         ours = self.last and handle == attach.HANDLE_MADE
-        qdisc = (f"tc qdisc del dev {self.link} clsact",) if ours else ()
+        qdisc = (f"tc qdisc del dev {quote(self.link)} clsact",) if ours else ()
         return (f"tc filter del {_where(self.link, handle)} bpf", *qdisc)
 
     def apply(self) -> None:
@@ -231,4 +231,4 @@ def _map(loaded: Loaded, name: str) -> str:
 
 
 def _where(link: str, handle: int) -> str:
-    return f"dev {link} ingress protocol all pref {names.TC_PRIO} handle {handle:#x}"
+    return f"dev {quote(link)} ingress protocol all pref {names.TC_PRIO} handle {handle:#x}"
