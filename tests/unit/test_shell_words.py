@@ -9,7 +9,7 @@ from viscum.kernel.director.steps import Attach, Detach, Loaded
 from viscum.model import HostRule
 from viscum.ops import ChangeRule
 
-ODD = "e;$(id)&"  # the kernel refuses only '/', ':' and white space
+ODD = "e;$(id)'"  # the kernel refuses only '/', ':' and white space
 
 
 def test_names_of_interfaces_are_quoted() -> None:
