@@ -72,7 +72,7 @@ def test_tcp_is_not_among_udp(tracked: Space) -> None:
     flow = in_netns(tracked.fd, connect)
     sent = _send(tracked, socket.AF_INET, "127.0.0.1", range(5000, 5001))
     assert list(conntrack.udp_flows(tracked.fd)) == list(sent)
-    assert list(conntrack.tcp_flows(tracked.fd)) == [flow]
+    assert list(conntrack.flows(conntrack.TCP, tracked.fd)) == [flow]
 
 
 def test_an_older_kernel_that_does_not_pick_out_the_protocol_is_no_harm(tracked: Space) -> None:

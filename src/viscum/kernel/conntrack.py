@@ -90,10 +90,6 @@ def udp_flows(netns_fd: int | None = None) -> Iterator[Flow]:
     return flows(UDP, netns_fd)
 
 
-def tcp_flows(netns_fd: int | None = None) -> Iterator[Flow]:
-    return flows(TCP, netns_fd)
-
-
 def _flow(body: bytes, proto: int) -> Flow | None:
     original = netlink.parse(netlink.parse(body, HEADER_SIZE).get(_CTA_TUPLE_ORIG, b""))
     ports = netlink.parse(original.get(_CTA_TUPLE_PROTO, b""))

@@ -6,7 +6,6 @@ netlink never pays for them. Numbers are from the kernel's uapi headers named be
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -222,8 +221,3 @@ def in_netns(netns_fd: int, fn: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 def boottime_ns() -> int:
     """CLOCK_BOOTTIME, the clock bpf_ktime_get_boot_ns() reads (ns)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def is_gone(error: OSError) -> bool:
-    """Says the error that the object is not there (any more)?"""
-    return error.errno in (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.ENXIO)
