@@ -10,7 +10,7 @@ import pytest
 
 from kernel.conftest import Space
 from support import need_kernel, need_program
-from viscum.kernel import conntrack
+from viscum.kernel import conntrack, nft
 from viscum.kernel.nfnetlink import Netfilter, header
 from viscum.kernel.syscalls import in_netns
 
@@ -116,3 +116,22 @@ def test_a_namespace_without_tracking_has_no_flows(space: Space) -> None:
 
 def test_available_is_whether_the_module_is_there() -> None:
     assert conntrack.available() == Path("/proc/sys/net/netfilter/nf_conntrack_max").exists()
+
+
+@pytest.mark.req("N6")
+def test_whose_rules_have_connections_tracked(space: Space) -> None:
+    """Ours do not count: they track only what came after them."""
+
+    def operated(rules: str) -> set[int]:
+        nft.apply("flush ruleset\n" + rules, space.fd)
+        return in_netns(space.fd, conntrack.operated)
+
+    nat = "chain c { type nat hook postrouting priority srcnat; masquerade; }"
+    state = "chain c { type filter hook forward priority filter; ct state invalid drop; }"
+    plain = "chain c { type filter hook forward priority filter; policy drop; }"
+    assert operated("") == set()
+    assert operated(f"table inet viscum {{ {nat}; }}") == set()
+    assert operated(f"table inet fw4 {{ {plain}; }}") == set()
+    assert operated(f"table inet fw4 {{ {state}; }}") == {4, 6}
+    assert operated(f"table ip nat {{ {nat}; }}") == {4}
+    assert operated(f"table ip6 nat {{ {nat}; }}") == {6}

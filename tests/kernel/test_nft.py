@@ -109,3 +109,24 @@ def test_without_nft_the_error_says_what_to_install(
     with pytest.raises(ViscumError) as caught:
         nft.apply("table inet viscum { }", space.fd)
     assert "nftables" in caught.value.hint
+
+
+@pytest.mark.req("N12")
+def test_rules_by_comment_and_by_what_they_use(space: Space) -> None:
+    nft.apply(
+        OPERATORS
+        + """
+table inet fw4 {
+    chain forward { ct state established accept comment "viscum"; iifname "vs*" accept; }
+}
+""",
+        space.fd,
+    )
+    found = {(r.table, r.chain): r for r in nft.rules(space.fd) if r.comment or r.words}
+    assert ("nat", "post") in found
+    assert "masq" in found["nat", "post"].words
+    (ours,) = [r for r in nft.rules(space.fd) if r.comment == "viscum"]
+    assert (ours.family, ours.table, ours.chain) == ("inet", "fw4", "forward")
+    assert "ct" in ours.words
+    theirs = space.json("nft", "-j", "list", "ruleset")["nftables"]
+    assert len(nft.rules(space.fd)) == sum("rule" in x for x in theirs)
