@@ -142,7 +142,11 @@ def steering(world: World, seen: Observed) -> Steering:
                 tuple(
                     SteerInstance(
                         slot,
-                        names.number(slot),
+                        # What goes is not mended (_network): its link may be gone for good.
+                        names.number(slot)
+                        if names.link(slot) in seen.links
+                        or not (record.removing or g.state == "draining")
+                        else 0,
                         names.number(slot),
                         *_steer_own(world, slot),
                     )

@@ -104,3 +104,16 @@ def test_a_command_was_killed_between_two_mkdirs(lab: Lab, files: Path, left: st
     (root / f"{prefix}{left}").mkdir(parents=True)
     assert lab.viscum("rm", "--all").returncode == 0
     assert not (root / prefix).exists()
+
+
+@pytest.mark.req("N10", "N16")
+@pytest.mark.parametrize("command", ["tidy", "disable web", "stop web", "rm web", "rm --all --now"])
+def test_the_link_of_a_service_has_gone(lab: Lab, files: Path, command: str) -> None:
+    """What stays is connected again; what goes is not mended, nor waited for."""
+    web(lab, files)
+    lab.run("ap", ("ip", "link", "del", instance(lab)["link"]), check=True)
+    done = lab.viscum(*command.split())
+    assert done.returncode == 0, done.stderr
+    if command == "tidy":
+        assert body(lab, CLOUD4) == EDGE
+    assert lab.viscum("rm", "--all").returncode == 0
