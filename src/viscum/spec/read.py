@@ -11,11 +11,11 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from msgspec import NODEFAULT, Meta, Struct
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo
 
 from viscum.errors import InputError, Problem
 from viscum.spec.rules import across
-from viscum.spec.types import TABLES, Spec
+from viscum.spec.types import TABLES, Spec, fields
 from viscum.spec.values import BadValue, Kind, kind_of, nearest, shown
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

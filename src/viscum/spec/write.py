@@ -7,9 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from msgspec import NODEFAULT
-from msgspec.structs import FieldInfo, fields
+from msgspec.structs import FieldInfo
 
-from viscum.spec.types import TABLES, Spec
+from viscum.spec.types import TABLES, Spec, fields
 from viscum.spec.values import network_text
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -32,7 +32,7 @@ def to_toml(spec: Spec) -> str:
 
 def _table(table: Any, defaults: bool) -> dict[str, Any]:
     result = {}
-    for info in fields(table):
+    for info in fields(type(table)):
         value = getattr(table, info.name)
         if value is None or (not defaults and value == _default(info)):
             continue
