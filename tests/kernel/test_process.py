@@ -44,14 +44,21 @@ def parent(pid: int) -> int:
 # ---- what is started --------------------------------------------------------------------------
 
 
+def no_dead_child() -> bool:
+    """Whether nothing that ended waits to be collected; other tests' programs may be running."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return True
+
+
 @pytest.mark.req("N17")
 def test_a_server_runs_alone_in_its_namespaces_and_group(web: Instance) -> None:
     (web.directory / "index.html").write_text("hello")
     pid = web.start("busybox", "httpd", "-f", "-p", "80", "-h", str(web.directory))
     assert "hello" in web.wait_for_answer()
     # Nothing of ours is left: no child here, nothing but the server in its group.
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert no_dead_child()
     wait_until(lambda: web.group.pids() == [pid], "httpd's child, one per request, to go")
     assert process.roots(web.group) == [pid]
     assert process.main_pid(web.group) == pid
@@ -79,7 +86,9 @@ def test_signals_are_as_a_program_expects_them(web: Instance) -> None:
         signal.signal(signal.SIGHUP, old)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
     found = status(pid)
-    assert int(found["SigIgn"], 16) == 0
+    # 32 and 33 are the C library's own: posix_spawn (make uses it) ignores them for its children,
+    # and nobody can change that but the library, which sets them when it needs them.
+    assert int(found["SigIgn"], 16) & ~(0b11 << 31) == 0
     assert int(found["SigBlk"], 16) == 0
 
 
@@ -233,8 +242,7 @@ def test_a_failing_start_says_at_what(
         assert text in str(caught.value.strerror)
         assert caught.value.filename == name
         assert web.group.wait_empty(10)
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        assert no_dead_child()
 
 
 @pytest.mark.req("N15", "N17")

@@ -69,7 +69,7 @@ class Topo:
     """Made at once; `close` takes everything away."""
 
     def __init__(self, attach: str = "auto", sizes: Mapping[str, int] | None = None) -> None:
-        self.name = f"vt-{os.getpid()}-{next(_serial)}"
+        self.name = f"vt-{os.getpid()}-t{next(_serial)}"
         self.fds: dict[str, int] = {}
         self.socks: list[socket.socket] = []
         self.director = EbpfDirector(attach, sizes=sizes or {})
