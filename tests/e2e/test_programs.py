@@ -118,6 +118,7 @@ def decisions(lab: Lab, target: str) -> str:
 # ---- many --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.req("N13")
 def test_fifty_services_of_twenty_targets(lab: Lab, figure: Figure) -> None:
     """By `apply` of a directory; each answers at each of its targets, `ls` stays quick."""
