@@ -188,7 +188,7 @@ class ConfigureNamespace(Struct, frozen=True):
             *(f"addr add {a} dev {dev}{_nodad(a)}" for dev, a in _sorted(want, have)),
             *(_rule("add", r) for r in sorted(want.rules - have.rules, key=str)),
             *(_rule("del", r) for r in sorted(have.rules - want.rules, key=str)),
-            *(_route("add", r) for r in sorted(want.routes - have.routes, key=_gateway_last)),
+            *(_route("replace", r) for r in sorted(want.routes - have.routes, key=_gateway_last)),
             *(_route("del", r) for r in sorted(have.routes - want.routes, key=str)),
             *(f"addr del {a} dev {dev}" for dev, a in _sorted(have, want)),
         ]

@@ -101,7 +101,7 @@ def _own(world: World, slot: int) -> tuple[tuple[Address, Address, int], ...]:
 # ---- what a namespace should look like inside ------------------------------------------------
 
 
-def inner(instance: Instance) -> Inner:
+def inner(instance: Instance, seen: Observed) -> Inner:
     """Design §5: targets are local for what comes in; what the server sends to them goes out."""
     addresses: set[tuple[str, str]] = set()
     routes: set[InnerRoute] = set()
@@ -121,9 +121,31 @@ def inner(instance: Instance) -> Inner:
             else:
                 routes.add(InnerRoute(version, target, 255, local=True))
             routes.add(InnerRoute(version, target, table, via=host, src=own))
+        for network, source in _towards_clients(instance, version, seen):
+            routes.add(InnerRoute(version, network, 254, via=host, src=source))
     return Inner(
         frozenset(addresses), frozenset(routes), frozenset(rules), frozenset({"lo", "eth0"})
     )
+
+
+def _towards_clients(
+    instance: Instance, version: int, seen: Observed
+) -> Iterator[tuple[Network, Address]]:
+    """The clients' networks, and the one target as the source to speak to them from.
+
+    A UDP server that is bound to every address and connects a socket to its client (`iperf3 -u`)
+    would get its own address, and the client's next datagram would not find the socket. With
+    several targets none can be told beforehand; and a server that may open connections to the LAN
+    or the router does so from its own address.
+    """
+    targets = [t for t in instance.targets if t.version == version]
+    allowed = {rule.to for rule in instance.record.spec.egress.allow}
+    if len(targets) != 1 or targets[0].num_addresses != 1 or not allowed <= {"internet"}:
+        return
+    for name in instance.record.spec.steer.interfaces:
+        for network in seen.links[name].networks if name in seen.links else ():
+            if network.version == version and targets[0].network_address not in network:
+                yield network, targets[0].network_address
 
 
 # ---- what the director should do -------------------------------------------------------------
@@ -295,7 +317,7 @@ def _network(i: Instance, seen: Observed) -> Iterator[ops.Op]:
         yield ops.ConnectLink(i.netns, i.slot, i.alias, wanted_mtu, addresses, own)
     elif link is not None and link.mtu != wanted_mtu:
         yield ops.SetMtu(i.netns, i.link, wanted_mtu)
-    want, have = inner(i), seen.inner.get(i.netns, NEW)
+    want, have = inner(i, seen), seen.inner.get(i.netns, NEW)
     if want != have:
         yield ops.ConfigureNamespace(i.netns, want, have if exists else NEW)
 

@@ -85,10 +85,10 @@ def iperf(lab: Lab, target: str, *options: str) -> dict[str, dict[str, float]]:
 def test_iperf3(lab: Lab, target: str, place: str, firewall: str, figure: Figure) -> None:
     """The unmodified program: TCP both ways, UDP both ways without a lost datagram to speak of."""
     need_program("iperf3")
-    # It connects its UDP sockets, which fixes their source address: the target must be the one
-    # it is bound to, in a cloud of several addresses as well as at the edge.
-    server = ("iperf3", "-s", "-B", target)
-    lab.popen("cloud", server, stdout=subprocess.DEVNULL)
+    # It connects its UDP sockets, which fixes their source address; a cloud of several addresses
+    # has to bind it to one, at the edge the way to the clients says which it is.
+    server = ("iperf3", "-s")
+    lab.popen("cloud", (*server, "-B", target), stdout=subprocess.DEVNULL)
     wait_until(lambda: lab.run("cloud", ["ss", "-Hltn", "sport = 5201"]).stdout, "iperf3")
     steer(lab, place, server, 5201, firewall)
     other = {"edge": "cloud", "cloud": "edge"}[place]

@@ -181,7 +181,7 @@ def test_one_plan_makes_it_so_and_a_second_has_nothing_to_do(wanted: World) -> N
     kernel = made(wanted)
     assert plan(wanted, kernel.observed(), HOST, LOGS, (), frozenset(wanted.services)) == ()
     for i in instances(wanted, HOST):
-        assert kernel.inner[i.netns] == inner(i)
+        assert kernel.inner[i.netns] == inner(i, kernel.observed())
         assert kernel.groups[i.group].populated
 
 

@@ -118,7 +118,7 @@ def configure(netns_fd: int, want: Inner, have: Inner, sysctls: Mapping[str, str
         for rule in have.rules - want.rules:
             _ignoring(GONE, inside.delete_rule, _rule(rule))
         for route in sorted(want.routes - have.routes, key=lambda r: r.via is not None):
-            _ignoring(UNSET, inside.add_route, _route(route, index))
+            inside.replace_route(_route(route, index))  # one that differs in its source only
         for route in have.routes - want.routes:
             _ignoring(GONE, inside.delete_route, _route(route, index))
         for dev, address in have.addresses - want.addresses:
