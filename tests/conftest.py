@@ -20,7 +20,7 @@ import pytest
 from support import LACKS, leaks, machine_state
 from viscum.lab import Lab
 
-REQUIREMENTS = tuple(f"N{n}" for n in range(1, 19))
+REQUIREMENTS = (*(f"N{n}" for n in range(1, 19)), *(f"C{n}" for n in range(1, 10)))
 ROOT_DIRECTORIES = {"kernel", "e2e", "vm"}
 TESTS = Path(__file__).parent
 
@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--acceptance",
         action="store_true",
-        help="print requirement, tests, result and figures; fail if one of N1 … N18 is not proved",
+        help="print requirement, tests, result and figures; fail if one of N1 … N18, C1 … C9 is not proved",
     )
 
 

@@ -13,8 +13,10 @@ from viscum.spec import (
     Bytes,
     Egress,
     EgressRule,
+    Guard,
     Limits,
     Port,
+    Probe,
     Run,
     Seconds,
     Spec,
@@ -72,6 +74,21 @@ HOSTS = st.lists(_names(10).map(lambda n: n.rstrip("-")), min_size=1, max_size=4
 TARGETS = (NETWORKS.map(values.network_text) | HOSTS).filter(_is_target)
 KEYS = TEXTS.filter(lambda text: bool(text) and text.isprintable() and not set(text) & set("= "))
 
+PROBES = st.builds(
+    Probe,
+    type=st.sampled_from(["none", "tcp", "http", "https", "udp"]),
+    port=st.integers(1, 65535),
+    path=TEXTS.map(lambda text: f"/{text}"),
+    host=st.none() | TEXTS,
+    send=TEXTS,
+    expect=TEXTS,
+    interval=SOME_TIME,
+    timeout=SOME_TIME,
+    failures=st.integers(1, 1000),
+    successes=st.integers(1, 1000),
+    restart_after=st.integers(0, 1000),
+) | st.builds(Probe, type=st.just("exec"), command=st.tuples(TEXTS))
+
 SPECS: st.SearchStrategy[Spec] = st.builds(
     Spec,
     name=_names(40),
@@ -111,6 +128,11 @@ SPECS: st.SearchStrategy[Spec] = st.builds(
         drain=DURATIONS,
         root=st.none() | PATHS,
         capabilities=st.none() | _arrays(st.sampled_from(values.CAPABILITIES), max_size=3),
+        sandbox=st.sampled_from(["off", "strict"]),
+        ready=st.lists(TEXTS, max_size=2).map(tuple),
+        restart=st.sampled_from(["on-failure", "always", "no"]),
+        restart_delay=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
+        restart_max_delay=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
     ),
     limits=st.builds(
         Limits,
@@ -131,6 +153,9 @@ SPECS: st.SearchStrategy[Spec] = st.builds(
             max_size=3,
         ),
     ),
+    priority=st.integers(0, 100),
+    probe=st.just(Probe()) | PROBES,
+    guard=st.builds(Guard, mode=st.sampled_from(["on", "off"]), min_share=st.integers(0, 100)),
 ).filter(lambda spec: not across(spec))
 
 SCALARS = (

@@ -10,7 +10,7 @@ from viscum.host import Host
 from viscum.kernel import director
 from viscum.kernel.director.explain import SYNTAX, Packet, parse
 from viscum.kernel.observe import observe
-from viscum.model import HostLink
+from viscum.model import FREE, Hold, HostLink
 from viscum.store import Record, World
 
 # What the program says (abi.REASONS) in words: what happens, and the rule, socket or state that is
@@ -28,6 +28,7 @@ REASONS = {
     "cloud-no-listener": ("cloud", "nothing in {s} listens on port {p}"),
     "cloud-disabled": ("cloud", "{s} is disabled, and this would be a new flow"),
     "cloud-share": ("cloud", "{c} is not within the {share} % of {s}"),
+    "cloud-held": ("cloud", "{s} is held at {held} ({holder}), and this would be a new flow"),
     "cloud-syn-again": ("cloud", "the same SYN went to the cloud before"),
     "cloud-away": ("cloud", "a newer connection with these ports went to the cloud"),
     "cloud-hung": ("cloud", "{s} has not answered this SYN before (its accept queue is full)"),
@@ -91,7 +92,8 @@ def explain(host: Host, packet: str, *, name: str = "", interface: str = "") -> 
         found = by.explain(link.ifindex, asked.frame(link.mac))
         if found.reason != "not-attached":
             break
-    return _answer(world, host.names, found, asked, link)
+    hold = by.holds().get(found.sid, FREE) if found.reason == "cloud-held" else FREE
+    return _answer(world, host.names, found, asked, link, hold)
 
 
 def _link(host: Host, interface: str) -> HostLink:
@@ -109,6 +111,7 @@ def _answer(
     found: director.Explanation,
     packet: Packet,
     link: HostLink,
+    hold: Hold,
 ) -> Answer:
     if found.reason not in REASONS:
         raise ViscumError(
@@ -125,6 +128,8 @@ def _answer(
         s=record.name if record else "a service",
         g=f"generation {found.generation}",
         share=record.spec.steer.share if record else "",
+        held=f"{hold.share:.0f} %",
+        holder="its health" if hold.health < hold.load else "the load of this box",
     )
     into = f" ({namespace})" if namespace else ""
     bypassed: tuple[str, ...] = ()

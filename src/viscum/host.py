@@ -31,7 +31,7 @@ from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
-from viscum.model import Observed
+from viscum.model import FREE, Hold, Observed
 from viscum.plan import instances
 from viscum.spec import Spec
 from viscum.start import Outcome
@@ -170,6 +170,8 @@ class Host:
             until, notes = _until(record, True, for_seconds)
             record = replace(record, enabled=True, until_ns=until, end_flows_at=None)
             change.commit(change.world.with_record(record))
+            if self.hold(record, FREE) and did == "unchanged":
+                did = "enabled"
             return Outcome(name, did, notes)
 
     def disable(
@@ -202,6 +204,13 @@ class Host:
         if drain:
             outcome.flows_reset = drains.wait(self, name, lambda r: r.end_flows_at is None, "drain")
         return outcome
+
+    def hold(self, record: Record, hold: Hold) -> bool:
+        """Lets the service have at most so much of new flows, until this is called again or it is
+        enabled; for a controller. No flow is ended and the lock is not needed. Whether it differs
+        from what was."""
+        by = director.get(director.chosen(record.spec.director), attach=self.attach)
+        return by.holds().get(record.sid, FREE) != hold and by.hold(record.sid, hold)
 
     # ---- stop, start, restart, rm
 

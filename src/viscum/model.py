@@ -67,6 +67,20 @@ class SteerService(Struct, frozen=True):
 Steering = tuple[SteerService, ...]
 
 
+class Hold(Struct, frozen=True):
+    """The most a controller lets a service have of new flows, in percent: 100 is all of `share`."""
+
+    load: float = 100.0  # because of the box's load
+    health: float = 100.0  # because of the service's own health: 0 or 100
+
+    @property
+    def share(self) -> float:
+        return min(self.load, self.health)
+
+
+FREE = Hold()
+
+
 class Counters(Struct, frozen=True):
     """Since the service was made: bytes each way and packets by reason (enum v_reason's names)."""
 

@@ -13,7 +13,7 @@ from viscum.host import Host
 from viscum.kernel import director, netns, process, sockets
 from viscum.kernel.cgroup import Group
 from viscum.kernel.observe import observe
-from viscum.model import Counters
+from viscum.model import FREE, Counters, Hold
 from viscum.plan import Instance, instances
 from viscum.store import Record, World
 
@@ -46,6 +46,7 @@ class ServiceStatus(Struct, frozen=True):
     state: str
     steering: str  # edge, cloud, drop
     share: int
+    held: Hold
     turns_back_in: float | None
     targets: tuple[str, ...]
     ports: tuple[str, ...]
@@ -65,12 +66,23 @@ def services(host: Host, names: tuple[str, ...] = (), *, deep: bool = False) -> 
     wanted = [r for r in world.services.values() if not names or r.name in names]
     drift = _drift(host, world) if deep and wanted else {}
     counters: dict[int, Counters] = {}
+    holds: dict[int, Hold] = {}
     for by in director.installed(attach=host.attach) if wanted else ():
         counters |= by.counters()
+        holds |= by.holds()
     udp = host.udp_flows() if wanted else {}
     mine = list(instances(world, host.names))
-    return [_service(r, [i for i in mine if i.record.name == r.name], counters, udp,
-                     tuple(drift.get(r.name, ()))) for r in wanted]  # fmt: skip
+    return [
+        _service(
+            r,
+            [i for i in mine if i.record.name == r.name],
+            counters,
+            udp,
+            holds.get(r.sid, FREE),
+            tuple(drift.get(r.name, ())),
+        )
+        for r in wanted
+    ]
 
 
 def _service(
@@ -78,6 +90,7 @@ def _service(
     mine: list[Instance],
     counters: dict[int, Counters],
     udp: dict[int, int],
+    hold: Hold,
     drift: tuple[str, ...],
 ) -> ServiceStatus:
     found = {i.label: _instance(i, udp) for i in mine}
@@ -103,6 +116,7 @@ def _service(
         state=_state(record, generations),
         steering="edge" if enabled and record.running and not record.removing else "cloud",
         share=record.spec.steer.share,
+        held=hold,
         turns_back_in=(record.until_ns / 1e9 - moment) if record.until_ns and not turned else None,
         targets=record.addresses,
         ports=tuple(str(p) for p in record.spec.steer.ports),

@@ -9,6 +9,7 @@ import time
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from kernel.topo import (
     AP4,
@@ -23,6 +24,7 @@ from kernel.topo import (
 from support import wait_until
 from viscum import names
 from viscum.kernel.director.explain import Packet
+from viscum.model import FREE, Hold
 
 Sockets = dict[str, socket.socket]
 
@@ -493,3 +495,44 @@ def test_frames_for_others_are_not_looked_at(topo: Topo) -> None:
     answer = topo.inside("ap", topo.director.explain, topo.wlan, frame)
     assert answer.reason == "not-host"
     assert topo.asked(f"tcp {UE4}:1 > {AP4}:80 syn").reason == "miss"
+
+
+@pytest.mark.req("C2")
+def test_a_held_service_takes_fewer_new_flows_and_keeps_its_old_ones(topo: Topo) -> None:
+    socks = listeners(topo)
+    service = topo.service()
+    topo.steer(service)
+    client = topo.connect(TARGET4)
+    where, server = accepted(socks)
+    assert where == "edge"
+
+    def reason(host: str) -> str:
+        (answer,) = topo.answers([f"tcp {host}:1000 > {TARGET4}:80 syn"])
+        return answer.reason
+
+    hosts = [f"10.1.{n >> 8}.{n & 255}" for n in range(1000)]
+    assert topo.inside("ap", topo.director.hold, service.sid, Hold(load=30.0))
+    assert topo.inside("ap", topo.director.holds)[service.sid].load == pytest.approx(30.0)
+    held = [reason(host) for host in hosts]
+    assert set(held) == {"edge-syn", "cloud-held"}
+    assert 240 < held.count("edge-syn") < 360, "binomial(1000, 0.3): four standard deviations"
+    topo.steer(replace(service, udp_idle_ns=service.udp_idle_ns + 1))
+    assert [reason(host) for host in hosts] == held, "other changes leave it as it is"
+    topo.steer(replace(service, share=10))
+    assert 60 < sum(reason(host) == "edge-syn" for host in hosts) < 140, "the lesser counts"
+    topo.steer(service)
+    assert topo.inside("ap", topo.director.hold, service.sid, Hold(health=0.0))
+    assert {reason(host) for host in hosts} == {"cloud-held"}
+    talk(client, server)
+    topo.steer(replace(service, drop_when_down=True))
+    assert reason(hosts[0]) == "edge-syn", "what may not go to the cloud is not held"
+    topo.steer(service)
+    assert topo.inside("ap", topo.director.hold, service.sid, FREE)
+    assert topo.inside("ap", topo.director.holds) == {}
+    assert {reason(host) for host in hosts} == {"edge-syn"}
+    assert not topo.inside("ap", topo.director.hold, service.sid + 1, Hold(health=0.0)), (
+        "nobody to hold"
+    )
+    topo.inside("ap", topo.director.hold, service.sid, Hold(health=0.0))
+    topo.steer(replace(service, sid=service.sid + 5))
+    assert topo.inside("ap", topo.director.holds) == {}, "a hold goes with its service"

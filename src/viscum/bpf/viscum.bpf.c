@@ -47,6 +47,7 @@ HASH_MAP(targets, BPF_MAP_TYPE_HASH, struct v_addr, __u32, 131072, BPF_F_NO_PREA
 HASH_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct v_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 HASH_MAP(ports, BPF_MAP_TYPE_HASH, struct v_port, __u32, 131072, BPF_F_NO_PREALLOC);
 HASH_MAP(clients, BPF_MAP_TYPE_LPM_TRIE, struct v_client, __u32, 16384, BPF_F_NO_PREALLOC);
+HASH_MAP(holds, BPF_MAP_TYPE_HASH, __u32, struct v_hold, 4096, BPF_F_NO_PREALLOC);
 HASH_MAP(links, BPF_MAP_TYPE_HASH, __u32, struct v_link, 4096, BPF_F_NO_PREALLOC);
 HASH_MAP(counters, BPF_MAP_TYPE_PERCPU_HASH, __u32, struct v_counters, 4096, BPF_F_NO_PREALLOC);
 /* what the packets write; user space sets the sizes from the machine's memory when it loads */
@@ -314,7 +315,10 @@ __noinline int v_pick(struct pkt *p, struct v_service *s, __u32 i)
 /* May a new flow begin at the edge? V_MISS: yes; else why not. */
 __noinline enum v_reason v_admit(struct __sk_buff *skb, struct pkt *p, struct v_service *s)
 {
-	__u32 on, h;
+	__u32 on, h, sid;
+	__u64 share, most;
+	struct v_hold *held;
+	int why = V_CLOUD_SHARE;
 
 	if (!p || !s)
 		return V_CLOUD_OTHER;
@@ -331,7 +335,17 @@ __noinline enum v_reason v_admit(struct __sk_buff *skb, struct pkt *p, struct v_
 		if (!bpf_map_lookup_elem(&clients, &c))
 			return V_CLIENT;
 	}
-	if (s->share >> 32)
+	share = s->share;
+	sid = s->sid;
+	held = bpf_map_lookup_elem(&holds, &sid);
+	if (held && !(s->flags & V_DROP)) {     /* what may not go to the cloud is not sent there */
+		most = held->load < held->health ? held->load : held->health;
+		if (most < share) {
+			share = most;
+			why = V_CLOUD_HELD;
+		}
+	}
+	if (share >> 32)
 		return V_MISS;
 	/* another hash than v_pick's: else share and instance would go together */
 	h = ~s->seed;
@@ -340,7 +354,7 @@ __noinline enum v_reason v_admit(struct __sk_buff *skb, struct pkt *p, struct v_
 	else
 		for (int i = 0; i < 4; i++)
 			h = mix(h, p->k.src.a[i]);
-	return h < s->share ? V_MISS : V_CLOUD_SHARE;
+	return h < share ? V_MISS : why;
 }
 
 /* ---- is the way there ----------------------------------------------------------------------- */

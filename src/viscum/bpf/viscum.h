@@ -7,7 +7,7 @@
 #define VISCUM_H
 #include <linux/types.h>
 
-#define V_ABI 2
+#define V_ABI 3
 #define V_MAX_GENERATIONS 4
 #define V_MAX_INSTANCES 8
 #define V_MAX_INTERFACES 8
@@ -65,6 +65,11 @@ struct v_port { __u32 group; __u16 port; __u8 proto; __u8 pad; };
 /* map `clients`: LPM_TRIE -> __u32 1; len counts the 32 bits of sid */
 struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
 
+/* map `holds`: HASH __u32 sid -> the most that a controller lets new flows have (as share), because
+ * of the box's load and of the service's health. Written without the host's lock: nothing else is in
+ * it, and no entry means that nobody holds the service. */
+struct v_hold { __u64 load, health; };
+
 /* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs.
  * own4, own6: the instance's own addresses; all zero if it has none. */
 struct v_link { __u32 slot, pad; struct v_addr own4, own6; };
@@ -97,7 +102,7 @@ enum v_reason {
 	V_CLIENT,          /* the client is not in `clients` */
 	V_EDGE_ESTABLISHED, V_EDGE_REQUEST, V_EDGE_TIME_WAIT, V_EDGE_COOKIE, V_EDGE_SYN,
 	V_CLOUD_NO_SOCKET,   /* not a SYN, and no socket of the service knows it: the cloud's flow */
-	V_CLOUD_NO_LISTENER, V_CLOUD_DISABLED, V_CLOUD_SHARE, V_CLOUD_SYN_AGAIN, V_CLOUD_AWAY,
+	V_CLOUD_NO_LISTENER, V_CLOUD_DISABLED, V_CLOUD_SHARE, V_CLOUD_HELD, V_CLOUD_SYN_AGAIN, V_CLOUD_AWAY,
 	V_CLOUD_HUNG, V_CLOUD_JOIN,
 	V_EDGE_UDP_NEW, V_EDGE_UDP, V_EDGE_UDP_CONNECTED,
 	V_CLOUD_UDP, V_CLOUD_UDP_ARMING, V_CLOUD_UDP_NO_SOCKET, V_CLOUD_UDP_NOT_INITIAL,
@@ -130,6 +135,7 @@ _Static_assert(sizeof(struct v_prefix) == 20, "v_prefix");
 _Static_assert(sizeof(struct v_port) == 8, "v_port");
 _Static_assert(sizeof(struct v_client) == 24, "v_client");
 _Static_assert(sizeof(struct v_link) == 40, "v_link");
+_Static_assert(sizeof(struct v_hold) == 16, "v_hold");
 _Static_assert(sizeof(struct v_flow_key) == 40, "v_flow_key");
 _Static_assert(sizeof(struct v_flow) == 24, "v_flow");
 _Static_assert(sizeof(struct v_syn) == 16, "v_syn");

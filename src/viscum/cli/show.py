@@ -12,6 +12,7 @@ from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say, table
 from viscum.clock import now
 from viscum.errors import ViscumError
+from viscum.model import Hold
 
 
 @click.command()
@@ -74,6 +75,7 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
             "name": s.name,
             "state": s.state,
             "steering": f"{_steering(s)} by {s.director} on {', '.join(s.interfaces)}",
+            **({"held": _held(s.held)} if s.held.share < 100 else {}),
             "targets": ", ".join(s.targets),
             "ports": ", ".join(s.ports) or "all",
             "flows": s.flows,
@@ -98,9 +100,15 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
 
 
 def _steering(s: what.ServiceStatus) -> str:
-    share = f" {s.share}%" if s.steering == "edge" and s.share != 100 else ""
+    now = min(s.share, s.held.share)
+    share = f" {now:.0f}%" if s.steering == "edge" and now < 100 else ""
     back = "" if s.turns_back_in is None else f" for {s.turns_back_in:.0f}s"
     return f"{s.steering}{share}{back}"
+
+
+def _held(hold: Hold) -> str:
+    why = "it is unhealthy" if hold.health < hold.load else "the box is short"
+    return f"at {hold.share:.0f}% of new flows by a controller ({why}); `viscum enable` lets go"
 
 
 def _short(values: tuple[str, ...]) -> str:

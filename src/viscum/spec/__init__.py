@@ -11,7 +11,7 @@ from viscum.spec.changes import FieldChange, diff, needs_new_generation
 from viscum.spec.files import BadFiles, specs_from_paths
 from viscum.spec.read import BadSpec, from_mapping, from_toml
 from viscum.spec.rules import Claim, Overlap, check_against, overlaps
-from viscum.spec.types import Egress, Limits, Run, Spec, Steer, Udp
+from viscum.spec.types import Egress, Guard, Limits, Probe, Run, Spec, Steer, Udp
 from viscum.spec.values import BadValue, Bytes, EgressRule, Port, Seconds
 from viscum.spec.write import to_mapping, to_toml, toml_value
 
@@ -24,9 +24,11 @@ __all__ = [
     "Egress",
     "EgressRule",
     "FieldChange",
+    "Guard",
     "Limits",
     "Overlap",
     "Port",
+    "Probe",
     "Run",
     "Seconds",
     "Spec",

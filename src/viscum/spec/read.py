@@ -15,7 +15,7 @@ from msgspec.structs import FieldInfo
 
 from viscum.errors import InputError, Problem
 from viscum.spec.rules import across
-from viscum.spec.types import TABLES, Spec, fields
+from viscum.spec.types import TABLES, Probe, Spec, fields
 from viscum.spec.values import BadValue, Kind, kind_of, nearest, shown
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
@@ -208,7 +208,8 @@ class _Reader:
         word = str(key) if isinstance(key, str) else ""
         kebab = word.lower().replace("_", "-")
         places = _places()
-        near = nearest(kebab, known) or nearest(kebab, list(places))
+        begun = [place for place in places if kebab and place.startswith(kebab)]
+        near = nearest(kebab, begun or known) or nearest(kebab, list(places))
         if kebab in known:
             fix = f"write {kebab}"
         elif kebab in places or (near and near not in known):
@@ -242,14 +243,15 @@ def _how_to_add(info: FieldInfo, path: str) -> str:
 
 
 def _places() -> dict[str, str]:
-    """Every key → the table it belongs in ("": the top)."""
+    """Every key → the table it belongs in ("": the top). Not those of [probe], whose words
+    (port, path, host) are more likely meant for others."""
     places: dict[str, str] = {}
 
     def walk(cls: type[Any], path: str) -> None:
         for info in fields(cls):
             places[info.encode_name] = path
             hint = get_args(info.type)[0]
-            if isinstance(hint, type) and issubclass(hint, TABLES):
+            if isinstance(hint, type) and issubclass(hint, TABLES) and hint is not Probe:
                 walk(hint, _join(path, info.encode_name))
 
     walk(Spec, "")

@@ -59,7 +59,7 @@ def check_against(claim: Claim, others: Sequence[Claim]) -> tuple[Problem, ...]:
 
 def across(spec: Spec) -> list[Problem]:
     """Problems that no single value shows. Skips what is empty, and None in arrays (unreadable)."""
-    return [*_command(spec), *_run(spec), *_targets(spec), *_ports(spec)]
+    return [*_command(spec), *_run(spec), *_targets(spec), *_ports(spec), *_probe(spec)]
 
 
 def _command(spec: Spec) -> Iterator[Problem]:
@@ -89,6 +89,37 @@ def _run(spec: Spec) -> Iterator[Problem]:
             "0",
             'with upgrade = "replace" the new generation would wait for ever for the old to drain',
             'give a time, such as "60s"',
+        )
+
+
+def _probe(spec: Spec) -> Iterator[Problem]:
+    probe = spec.probe
+    if spec.run.restart_max_delay < spec.run.restart_delay:
+        yield Problem(
+            "run.restart-max-delay",
+            str(spec.run.restart_max_delay),
+            f"is less than run.restart-delay ({spec.run.restart_delay})",
+            "raise it",
+        )
+    if probe.type == "exec" and not probe.command:
+        yield Problem("probe.command", "", "is missing", "name the command to run")
+    if probe.type != "exec" and probe.command:
+        yield Problem("probe.command", probe.command[0] or "", "is only run by an exec probe",
+                      'write type = "exec"')  # fmt: skip
+    if probe.type == "udp" and (probe.send is None or probe.expect is None):
+        what = "send" if probe.send is None else "expect"
+        yield Problem(
+            f"probe.{what}", "", "is missing", "a UDP server answers only what it understands"
+        )
+    if not probe.path.startswith("/"):
+        yield Problem("probe.path", probe.path, "does not begin with /", "write / before it")
+    proto = "udp" if probe.type == "udp" else "tcp"
+    ports: tuple[Port | None, ...] = spec.steer.ports
+    there = any(p is not None and p.proto == proto for p in ports)
+    asks = probe.type in ("tcp", "http", "https", "udp")
+    if asks and probe.port is None and not there:
+        yield Problem(
+            "probe.port", "", f"is missing, and steer.ports names none of {proto}", "give the port"
         )
 
 

@@ -209,6 +209,47 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
             extra_json_schema={"uniqueItems": True},
         ),
     ] = None
+    sandbox: Annotated[
+        Literal["off", "strict"],
+        Meta(
+            description="strict: as a user of its own, without capabilities, with a list of system "
+            "calls, a read-only system and no view of other processes. A tenant's services always "
+            "are."
+        ),
+    ] = "off"
+    ready: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="A command that is run where the server runs once it listens; a new "
+            "generation takes flows when it has exited with 0.",
+            examples=[["/usr/local/bin/warmed-up"]],
+        ),
+    ] = ()
+    restart: Annotated[
+        Literal["on-failure", "always", "no"],
+        Meta(
+            description="When a controller starts a server again that has ended: after a failure "
+            "(a signal, or another exit status than 0), always or never."
+        ),
+    ] = "on-failure"
+    restart_delay: Annotated[
+        Duration,
+        Meta(
+            description="How long the controller waits before it does so; doubled with each "
+            "failure that follows soon.",
+            examples=["5s"],
+            gt=0,
+        ),
+    ] = Seconds(1)
+    restart_max_delay: Annotated[
+        Duration,
+        Meta(
+            description="At most this long; a server that has run for as long begins anew with "
+            "restart-delay.",
+            examples=["5m"],
+            gt=0,
+        ),
+    ] = Seconds(60)
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -243,6 +284,93 @@ class Egress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
             extra_json_schema={"uniqueItems": True},
         ),
     ] = (EgressRule("internet"),)
+
+
+class Probe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What a controller asks the server, inside its namespace; an unhealthy one takes no new
+    flows."""
+
+    type: Annotated[
+        Literal["none", "tcp", "http", "https", "udp", "exec"],
+        Meta(
+            description="How: connect (and with send or expect talk), GET a page, send a "
+            "datagram, or run a command that exits with 0."
+        ),
+    ] = "none"
+    port: Annotated[
+        int | None,
+        Meta(
+            description="Where; none given: the first port of steer.ports.",
+            examples=[8080],
+            ge=1,
+            le=65535,
+        ),
+    ] = None
+    path: Annotated[
+        Text,
+        Meta(
+            description="http, https: the page; an answer from 200 to 399 is healthy.",
+            examples=["/healthz"],
+        ),
+    ] = "/"
+    host: Annotated[
+        Text | None,
+        Meta(
+            description="http, https: the Host header (and the TLS server name); none given: the "
+            "first target.",
+            examples=["cloud.example.com"],
+        ),
+    ] = None
+    send: Annotated[
+        Text | None,
+        Meta(description="tcp, udp: what is sent.", examples=["ping"]),
+    ] = None
+    expect: Annotated[
+        Text | None,
+        Meta(description="tcp, udp, http, https: what the answer has to contain.", examples=["ok"]),
+    ] = None
+    command: Annotated[
+        tuple[Text, ...],
+        Meta(description="exec: the command.", examples=[["/usr/local/bin/check"]]),
+    ] = ()
+    interval: Annotated[
+        Duration, Meta(description="Time between two probes.", examples=["2s"], gt=0)
+    ] = Seconds(5)
+    timeout: Annotated[
+        Duration,
+        Meta(description="An answer that takes longer is a failure.", examples=["500ms"], gt=0),
+    ] = Seconds(2)
+    failures: Annotated[
+        int,
+        Meta(description="So many in a row make it unhealthy.", examples=[1], ge=1, le=1000),
+    ] = 3
+    successes: Annotated[
+        int,
+        Meta(description="So many in a row make it healthy again.", examples=[2], ge=1, le=1000),
+    ] = 1
+    restart_after: Annotated[
+        int,
+        Meta(
+            description="So many failures in a row restart it; 0: never.",
+            examples=[10],
+            ge=0,
+            le=100000,
+        ),
+    ] = 0
+
+
+class Guard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How a controller lowers the service's share of new flows when the box is short of something;
+    no flow is ever cut by it."""
+
+    mode: Annotated[
+        Literal["on", "off"],
+        Meta(description="Whether this service gives way at all."),
+    ] = "on"
+    min_share: Annotated[
+        int,
+        Meta(description="Never below this percentage of new flows.", examples=[10], ge=0, le=100),
+    ] = 0
 
 
 class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -284,6 +412,16 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
             "ended, for servers that can't run twice."
         ),
     ] = "beside"
+    priority: Annotated[
+        int,
+        Meta(
+            description="Who keeps its flows longest when the box is short: the highest. The "
+            "lowest gives way first.",
+            examples=[80],
+            ge=0,
+            le=100,
+        ),
+    ] = 50
     steer: Annotated[Steer, Meta(description="Which packets go to the service.")]
     run: Annotated[Run, Meta(description="How the server's process is run.")] = field(
         default_factory=Run
@@ -294,9 +432,15 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     egress: Annotated[Egress, Meta(description="Where the service may open connections to.")] = (
         field(default_factory=Egress)
     )
+    probe: Annotated[Probe, Meta(description="What a controller asks the server.")] = field(
+        default_factory=Probe
+    )
+    guard: Annotated[Guard, Meta(description="How it gives way when the box is short.")] = field(
+        default_factory=Guard
+    )
 
 
-TABLES: Final = (Spec, Steer, Udp, Run, Limits, Egress)
+TABLES: Final = (Spec, Steer, Udp, Run, Limits, Egress, Probe, Guard)
 
 
 _fields: Final[dict[type[Struct], tuple[FieldInfo, ...]]] = {}
@@ -320,5 +464,6 @@ FIXED: Final = frozenset(
         "run.working-directory",
         "run.root",
         "run.capabilities",
+        "run.sandbox",
     }
 )

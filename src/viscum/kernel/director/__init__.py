@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from viscum.errors import InputError, Problem
-from viscum.model import Counters, Steering, SteerService
+from viscum.model import Counters, Hold, Steering, SteerService
 
 DEFAULT = "ebpf"
 PLANNED = ("flower", "u32")
@@ -65,6 +65,15 @@ class Director(Protocol):
 
     def counters(self) -> dict[int, Counters]:
         """By sid."""
+        ...
+
+    def hold(self, sid: int, hold: Hold) -> bool:
+        """Lets a service have at most so much of new flows, at once and until it is said anew.
+        Needs no lock. False: there is no such service in the data path (any more)."""
+        ...
+
+    def holds(self) -> dict[int, Hold]:
+        """What services are held at, by sid; the others are free."""
         ...
 
     def udp_flows(self) -> dict[int, int]:

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv4Network
 from struct import Struct
 from typing import NamedTuple
 
-from viscum.model import Address, Counters, Network, SteerService
+from viscum.model import Address, Counters, Hold, Network, SteerService
 
-ABI = 2
+ABI = 3
 MAX_GENERATIONS = 4
 MAX_INSTANCES = 8
 MAX_INTERFACES = 8
@@ -27,8 +27,8 @@ DRY_RUN_DONE = 0x756E2121
 REASONS = (
     "miss", "iface", "client",
     "edge-established", "edge-request", "edge-time-wait", "edge-cookie", "edge-syn",
-    "cloud-no-socket", "cloud-no-listener", "cloud-disabled", "cloud-share", "cloud-syn-again",
-    "cloud-away", "cloud-hung", "cloud-join",
+    "cloud-no-socket", "cloud-no-listener", "cloud-disabled", "cloud-share", "cloud-held",
+    "cloud-syn-again", "cloud-away", "cloud-hung", "cloud-join",
     "edge-udp-new", "edge-udp", "edge-udp-connected",
     "cloud-udp", "cloud-udp-arming", "cloud-udp-no-socket", "cloud-udp-not-initial",
     "cloud-udp-full",
@@ -38,6 +38,7 @@ REASONS = (
 )  # fmt: skip
 
 U32 = Struct("=I")
+HOLD = Struct("=QQ")
 ADDR = Struct("16s")
 SERVICE = Struct(f"=IIQQQQIIIII4x{MAX_INTERFACES}I")  # then MAX_GENERATIONS × GENERATION
 GENERATION = Struct("=IIII")  # then MAX_INSTANCES × INSTANCE
@@ -98,7 +99,7 @@ def service(want: SteerService, seed: int) -> bytes:
     )
     parts = [
         SERVICE.pack(
-            want.sid, flags, ALL * want.share // 100, want.until_ns, want.arm_until_ns,
+            want.sid, flags, share(want.share), want.until_ns, want.arm_until_ns,
             want.udp_idle_ns, want.udp_epoch, seed, len(want.generations), len(served),
             len(want.interfaces), *served, *[0] * (MAX_INTERFACES - len(served)),
         )
@@ -118,6 +119,15 @@ def service(want: SteerService, seed: int) -> bytes:
 
 
 SERVICE_SIZE = SERVICE.size + MAX_GENERATIONS * (GENERATION.size + MAX_INSTANCES * INSTANCE.size)
+
+
+def share(percent: float) -> int:
+    """Of 2**32 hash values those that go to the edge: a service's share, or what it is held at."""
+    return int(ALL * percent / 100)
+
+
+def hold(value: bytes) -> Hold:
+    return Hold(*(100 * part / ALL for part in HOLD.unpack(value)))
 
 
 class Flow(NamedTuple):

@@ -22,7 +22,7 @@ from viscum.kernel.director import Explanation, Op, abi, groups
 from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
 from viscum.kernel.director.steps import Attach, AttachTogether, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
-from viscum.model import Counters, Steering, SteerService
+from viscum.model import FREE, Counters, Hold, Steering, SteerService
 
 OBJECT = Path(__file__).parents[2] / "bpf" / "viscum.bpf.o"
 ZERO = abi.U32.pack(0)
@@ -82,6 +82,9 @@ class EbpfDirector:
     ) -> Iterator[Op]:
         wanted = _maps(want)
         have = {name: loaded.contents(name) for name in wanted}
+        # What a controller holds goes only with the service it holds.
+        have["holds"] = loaded.contents("holds")
+        wanted["holds"] = {k: v for k, v in have["holds"].items() if k in wanted["services"]}
         build = self._build() if want else b""
         outdated = self._outdated(loaded, build) if want else False
         needed = {name for name, on in ((IN, _in(want)), (OUT, _out(want))) if on}
@@ -136,6 +139,7 @@ class EbpfDirector:
             yield from erase("prefixes", "give up prefixes")
             yield from erase("ports", "give up ports")
             yield from erase("services", "forget services")
+            yield from erase("holds", "let go of services")
             yield from erase("clients", "forget clients")
         yield from _gone(OUT, _out(want), attachments)
         if want:
@@ -190,6 +194,21 @@ class EbpfDirector:
     def counters(self) -> dict[int, Counters]:
         found = opened(find()).contents("counters")
         return {abi.U32.unpack(k)[0]: abi.counters(v) for k, v in found.items()}
+
+    def hold(self, sid: int, hold: Hold) -> bool:
+        maps = opened(find()).maps
+        key = abi.U32.pack(sid)
+        if not maps or maps["services"].get(key) is None:
+            return False
+        if hold == FREE:
+            maps["holds"].delete(key)
+        else:
+            maps["holds"].set(key, abi.HOLD.pack(abi.share(hold.load), abi.share(hold.health)))
+        return True
+
+    def holds(self) -> dict[int, Hold]:
+        found = opened(find()).contents("holds")
+        return {abi.U32.unpack(k)[0]: abi.hold(v) for k, v in found.items()}
 
     def udp_flows(self) -> dict[int, int]:
         loaded = opened(find())
