@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--acceptance",
         action="store_true",
-        help="print requirement, tests, result and figures; fail if one of N1 … N18, C1 … C9 is not proved",
+        help="print requirement, tests, result and figures; fail if a requirement is not proved",
     )
 
 

@@ -149,6 +149,25 @@ def done(record: Record) -> bool:
     return all(g.state != "draining" for g in record.generations)
 
 
+def deadline(record: Record) -> float | None:
+    """When (CLOCK_BOOTTIME seconds) something of it becomes due without anybody's doing; None if
+    nothing does. What drains may become due earlier, with its last flow."""
+    moments = [
+        record.until_ns / 1e9 if record.until_ns else None,
+        record.end_flows_at,
+        *(g.drain_until for g in record.generations if g.state == "draining"),
+        *(r.until for r in record.retired),
+    ]
+    return min((m for m in moments if m is not None), default=None)
+
+
+def draining(record: Record) -> bool:
+    """Whether something of it is due with its last flow."""
+    return bool(record.end_flows_at is not None or record.retired or record.removing) or not done(
+        record
+    )
+
+
 def _has_deadline(record: Record) -> bool:
     return bool(
         record.until_ns

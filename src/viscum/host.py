@@ -373,6 +373,39 @@ class Host:
         """What on this box stands in the way of the service, or is bypassed by it."""
         return [f"{f.what}; {f.fix}" if f.fix else f.what for f in doctor.of_service(spec)]
 
+    # ---- for a controller, which does not wait
+
+    def revive(self, name: str) -> bool:
+        """Starts again what of a service has died, and returns at once; False: nothing had to be.
+
+        For a supervisor: nothing is resolved or validated anew and no spec changes, so that a name
+        server that is down, or a file that is gone, keeps no server from coming back. Raises
+        InputError for a service that is not there, ViscumError.
+        """
+        with self.changing(f"restart {name}") as change:
+            record = self.known(change.world, name)
+            if not record.running or record.removing:
+                return False
+            dead = [
+                i
+                for i in instances(change.world, self.names)
+                if i.record.name == name
+                and i.generation.state != "draining"
+                and not Group(i.cgroup).populated()
+            ]
+            if dead:
+                change.commit(change.world, frozenset({name}))
+            return bool(dead)
+
+    def is_busy(self) -> bool:
+        """Whether a command is changing something just now."""
+        return store.is_locked(self.names.state_dir)
+
+    def settle(self) -> dict[str, int]:
+        """What is due now, alone (drains, their limits, `--for`); flows reset, by service."""
+        with self.changing("settle what is due") as change:
+            return change.ended
+
     # ---- small things
 
     def known(self, world: World, name: str) -> Record:

@@ -286,6 +286,14 @@ def _missing(i: Instance, fd: int) -> tuple[list[Port], bool]:
     return missing, len(missing) < len(ports)
 
 
+def listens(i: Instance) -> bool:
+    """Whether it listens on any of its ports now."""
+    try:
+        return not _nothing(i)
+    except FileNotFoundError:
+        return False
+
+
 def _nothing(i: Instance) -> bool:
     with netns.opened(i.netns) as fd:
         return not _missing(i, fd)[1]

@@ -66,6 +66,7 @@ class Record(msgspec.Struct, frozen=True):
     running: bool = True  # False: stopped, the processes are not wanted
     removing: bool = False
     end_flows_at: float | None = None  # disable --drain: flows left then are reset
+    tenant: str = ""  # whose it is; "": the operator's own
     retired: tuple[Retired, ...] = ()
 
     @property
@@ -106,6 +107,7 @@ class Store:
 
     def __init__(self, state_dir: str) -> None:
         self.dir = Path(state_dir)
+        self._known: dict[Path, tuple[tuple[int, int], Record]] = {}  # for who loads often
 
     def load(self, pool4: str, pool6: str) -> World:
         """The desired world; records of an earlier boot count for nothing (their objects are gone).
@@ -118,7 +120,7 @@ class Store:
             return World(host, {})  # `save` forgets them: perhaps nobody holds the lock here
         services = {}
         for path in sorted((self.dir / "services").glob("*.json")):
-            record = _read(path, _record)
+            record = self._record_in(path)
             if record is not None:
                 services[record.name] = record
         # It is written before the first record, perhaps just now, and removed after the last.
@@ -162,6 +164,28 @@ class Store:
 
     def log(self, service: str, generation: int, instance: int) -> Path:
         return self.logs / service / f"{generation}.{instance}.log"
+
+    def version(self) -> int:
+        """Differs whenever a record was written or removed (by anybody): files are replaced, which
+        changes their directory. 0: there are none."""
+        try:
+            return (self.dir / "services").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _record_in(self, path: Path) -> Record | None:
+        """Read once as long as the file is the same: it is never written to, only replaced."""
+        try:
+            there = path.stat()
+        except FileNotFoundError:
+            return None
+        mark = (there.st_ino, there.st_mtime_ns)
+        mark_known, record = self._known.get(path, (None, None))
+        if record is None or mark_known != mark:
+            record = _read(path, _record)
+            if record is not None:
+                self._known[path] = mark, record
+        return record
 
     def _host(self) -> HostRecord | None:
         return _read(self.dir / "host.json", _host)
@@ -256,6 +280,19 @@ def _refuse_of_others(directory: Path) -> None:
                 f"chown root: {directory} && chmod go-w {directory}, or choose another directory",
             )
         )
+
+
+def is_locked(state_dir: str) -> bool:
+    """Whether a command holds the host's lock just now; asked without taking it (proc_locks(5))."""
+    try:
+        there = os.stat(Path(state_dir) / "lock")
+    except FileNotFoundError:
+        return False
+    device = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    return any(
+        words[1] == "FLOCK" and device in words
+        for words in map(str.split, Path("/proc/locks").read_text().splitlines())
+    )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "viscum"
 # From the top: a module may import from its own layer's package and from those below.
 LAYERS = (
     {"cli"},
+    {"controller"},
     {"lab", "status", "explain"},
     {"host"},
     {"start", "foreground", "drains"},

@@ -21,5 +21,11 @@ def main() -> None:
         sys.exit(fail(error))
 
 
+def controller() -> None:
+    """viscumd."""
+    sys.argv.insert(1, "controller")
+    main()
+
+
 if __name__ == "__main__":
     main()

@@ -28,6 +28,7 @@ COMMANDS = {
     "rm": ("control", "Take a service away."),
     "exec": ("control", "Run a command inside a service's namespaces."),
     "tidy": ("control", "Finish what is due, mend, bound the logs (for a timer)."),
+    "controller": ("controller", "Supervise the services of this host (a daemon)."),
     "explain": ("explain", "What happens to a packet, and why."),
     "doctor": ("doctor", "What this box can do, and what stands in the way."),
     "lab": ("lab", "A client, an access point and a cloud to try it on."),

@@ -45,9 +45,9 @@ def host(ctx: click.Context, **options: Any) -> Host:
         if settings["verbose"]:
             note(f"  {op.describe()}")
 
+    options = {"progress": note} | options
     return Host(
         settings["state_dir"],
-        progress=note,
         told=told,
         lock_timeout=settings["lock_timeout"],
         config_dir=config_dir(),

@@ -241,3 +241,11 @@ def _ignoring(errnos: set[int], call, *args: object) -> None:  # type: ignore[no
     except OSError as error:
         if error.errno not in errnos:
             raise
+
+
+def index(name: str) -> int:
+    """Its interface index here; 0 if there is no such interface."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0

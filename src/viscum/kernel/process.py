@@ -175,6 +175,17 @@ class Process(Struct):
         """Send a signal; False if it has ended."""
         return sys.pidfd_send_signal(self.fd, number)
 
+    def how_it_ended(self) -> int | None:
+        """Of any ended process, our child or not: 0 … 255, or 128 + signal. None if its parent has
+        collected it and the kernel is older than 6.15, which tells no more."""
+        number = _zombie(self.pid)
+        if number is None:
+            number = sys.pidfd_exit_code(self.fd)
+        if number is None:
+            return None
+        code = os.waitstatus_to_exitcode(number)
+        return code if code >= 0 else 128 - code
+
     def exit_status(self) -> int | None:
         """Of an ended process that is our child, which is collected: 0 … 255, or 128 + signal."""
         if self._status is None:
@@ -186,6 +197,17 @@ class Process(Struct):
                 ended = result.si_code == os.CLD_EXITED
                 self._status = result.si_status if ended else 128 + result.si_status
         return self._status
+
+
+def _zombie(pid: int) -> int | None:
+    """The wait(2) status of a process that has ended and is not collected yet: proc_pid_stat(5),
+    exit_code (52). None if it is no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[49]) if fields[0] == "Z" else None
 
 
 def roots(group: Group) -> list[int]:

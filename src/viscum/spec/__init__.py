@@ -9,7 +9,7 @@ from __future__ import annotations
 from viscum.errors import InputError, Problem
 from viscum.spec.changes import FieldChange, diff, needs_new_generation
 from viscum.spec.files import BadFiles, specs_from_paths
-from viscum.spec.read import BadSpec, from_mapping, from_toml
+from viscum.spec.read import BadSpec, from_mapping, from_toml, read_table
 from viscum.spec.rules import Claim, Overlap, check_against, overlaps
 from viscum.spec.types import Egress, Guard, Limits, Probe, Run, Spec, Steer, Udp
 from viscum.spec.values import BadValue, Bytes, EgressRule, Port, Seconds
@@ -41,6 +41,7 @@ __all__ = [
     "from_toml",
     "needs_new_generation",
     "overlaps",
+    "read_table",
     "specs_from_paths",
     "to_mapping",
     "to_toml",

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo
 
 from viscum.errors import InputError, Problem
 from viscum.spec.rules import across
-from viscum.spec.types import TABLES, Probe, Spec, fields
+from viscum.spec.types import Probe, Spec, fields
 from viscum.spec.values import BadValue, Kind, kind_of, nearest, shown
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+T = TypeVar("T", bound=Struct)
 
 
 class BadSpec(InputError):
@@ -96,10 +99,23 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{word}" if path else word
 
 
+def read_table(cls: type[T], given: object, *, source: str = "") -> T:
+    """Reads any other table whose fields are annotated as those of a spec are (settings).
+
+    Raises InputError with all problems, each field with `source` before it.
+    """
+    reader = _Reader(cls)
+    table: T = reader.table(cls, given, "")
+    if reader.problems:
+        raise InputError(*(_renamed(problem, source, {}) for problem in reader.problems))
+    return table
+
+
 class _Reader:
     """Walks the types of `types` along the given data and collects problems."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: type[Any] = Spec) -> None:
+        self.root = root
         self.problems: list[Problem] = []
 
     def problem(self, path: str, value: object, message: str, fix: str) -> None:
@@ -207,7 +223,7 @@ class _Reader:
     def unknown(self, known: tuple[str, ...], path: str, key: object) -> None:
         word = str(key) if isinstance(key, str) else ""
         kebab = word.lower().replace("_", "-")
-        places = _places()
+        places = _places(self.root)
         begun = [place for place in places if kebab and place.startswith(kebab)]
         near = nearest(kebab, begun or known) or nearest(kebab, list(places))
         if kebab in known:
@@ -242,7 +258,7 @@ def _how_to_add(info: FieldInfo, path: str) -> str:
     return f"add [{path}] with {' and '.join(required)}"
 
 
-def _places() -> dict[str, str]:
+def _places(root: type[Any]) -> dict[str, str]:
     """Every key → the table it belongs in ("": the top). Not those of [probe], whose words
     (port, path, host) are more likely meant for others."""
     places: dict[str, str] = {}
@@ -251,10 +267,10 @@ def _places() -> dict[str, str]:
         for info in fields(cls):
             places[info.encode_name] = path
             hint = get_args(info.type)[0]
-            if isinstance(hint, type) and issubclass(hint, TABLES) and hint is not Probe:
+            if isinstance(hint, type) and issubclass(hint, Struct) and hint is not Probe:
                 walk(hint, _join(path, info.encode_name))
 
-    walk(Spec, "")
+    walk(root, "")
     return places
 
 

@@ -1,0 +1,99 @@
+"""What the node leaves to "the next command" is done when it is due: drains, `--for`, log bounds,
+and steering again from an interface that was made anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from viscum import drains
+from viscum.clock import now
+from viscum.controller.engine import Engine
+from viscum.errors import ViscumError
+from viscum.kernel import link
+from viscum.store import World
+
+T = TypeVar("T")
+
+LOOK = 1.0  # seconds between two looks while something drains
+TRIM = 10.0  # seconds between two looks at the logs
+IDLE = 60.0
+MEND = 600.0  # seconds after which everything is compared with what was asked, as `tidy` does
+
+
+class Due:
+    """The part of the controller that keeps the host's deadlines."""
+
+    name = "deadlines"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def run(self) -> None:
+        await asyncio.gather(self._deadlines(), self._logs(), self._interfaces())
+
+    async def _deadlines(self) -> None:
+        engine = self.engine
+        while True:
+            records = engine.world.services.values()
+            moment = now()
+            due = [d for d in map(drains.deadline, records) if d is not None]
+            if any(d <= moment for d in due) or any(map(drains.draining, records)):
+                for name, count in (await self._try(engine.host.settle) or {}).items():
+                    if count:
+                        engine.events.publish(
+                            "service.flows-reset",
+                            f"{name}: {count} flows were reset at their limit",
+                            service=name,
+                            flows=count,
+                        )
+                pause = LOOK
+            else:
+                pause = min([IDLE, *(max(0.0, d - moment) for d in due)])
+            await self._until_news(pause)
+
+    async def _until_news(self, seconds: float) -> None:
+        """Sleeps, but no longer than until a record changes."""
+        seen = self.engine.world
+        end = now() + seconds
+        while self.engine.world is seen and (left := end - now()) > 0:
+            await asyncio.sleep(min(left, LOOK / 2))
+
+    async def _logs(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM)
+            await self.engine.look(self.engine.host.trim_logs, self.engine.world)
+
+    async def _interfaces(self) -> None:
+        """An interface that comes back under its name is another one to the kernel."""
+        seen = interfaces(self.engine.world)
+        mended = now()
+        while True:
+            await asyncio.sleep(LOOK)
+            there = interfaces(self.engine.world)
+            changed = [name for name in there if name in seen and there[name] != seen[name]]
+            if any(there[name] for name in changed) or now() - mended > MEND:
+                await self._try(self.engine.host.tidy)
+                mended = now()
+                for name in changed:
+                    self.engine.events.publish(
+                        "interface.changed", f"{name} was made anew; it is steered from again",
+                        interface=name,
+                    )  # fmt: skip
+            seen = there
+
+    async def _try(self, fn: Callable[[], T]) -> T | None:
+        """What can't be done now is tried again at the next look."""
+        try:
+            return await self.engine.act(fn)
+        except (OSError, ViscumError) as error:
+            self.engine.events.publish("controller.error", str(error), level="error")
+            await asyncio.sleep(10 * LOOK)
+            return None
+
+
+def interfaces(world: World) -> dict[str, int]:
+    """Every client interface with its index now; 0: it is not there."""
+    names = {name for record in world.services.values() for name in record.spec.steer.interfaces}
+    return {name: link.index(name) for name in sorted(names)}

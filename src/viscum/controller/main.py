@@ -1,0 +1,82 @@
+"""The controller's process: its parts, put together, from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Protocol
+
+from viscum.controller import log, settings
+from viscum.controller.due import Due
+from viscum.controller.engine import Engine
+from viscum.controller.events import Events
+from viscum.controller.settings import Settings
+from viscum.controller.supervise import Supervisor
+from viscum.host import Host
+
+AGAIN = 5.0  # seconds after which a part that failed is begun anew
+
+
+class Part(Protocol):
+    """One duty. `run` goes on until it is cancelled, and may be called again after it failed."""
+
+    name: str
+
+    async def run(self) -> None: ...
+
+
+class Controller:
+    """Of one host. Raises what reading the settings and adopting the host raises."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.settings: Settings = settings.read(host.config_dir)
+        self.events = Events()
+        self.events.sinks.append(log.sink())
+        self.engine = Engine(host, self.events)
+        self.supervisor = Supervisor(self.engine)
+
+    def parts(self) -> tuple[Part, ...]:
+        return (self.supervisor, Due(self.engine))
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. What is being changed then is finished; services go on."""
+        ends = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ends.set)
+        await self.engine.adopt()
+        count = len(self.engine.world.services)
+        self.events.publish("controller.started", f"looking after {count} services")
+        tasks = [asyncio.create_task(self.engine.run())]
+        tasks += [asyncio.create_task(self._keep(part)) for part in self.parts()]
+        await ends.wait()
+        self.events.publish("controller.stopping", "services and steering stay as they are")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.engine.close()
+
+    async def _keep(self, part: Part) -> None:
+        """A part that fails does not take the others with it."""
+        while True:
+            try:
+                await part.run()
+                return
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                log.trace(error)
+                self.events.publish(
+                    "controller.error",
+                    f"{part.name} failed ({error!r}); it is begun anew in {AGAIN:g} s",
+                    level="error",
+                )
+                await asyncio.sleep(AGAIN)
+
+
+def run(host: Host) -> None:
+    """Blocks until the controller is told to end. Raises InputError, ViscumError."""
+    controller = Controller(host)
+    host.load()  # refuses where the host can't be seen, before anything is begun
+    asyncio.run(controller.run())

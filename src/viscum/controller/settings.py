@@ -1,0 +1,106 @@
+"""/etc/viscum/controller.toml: what the operator fixes for the controller. Every key has a default.
+
+The types are read as a spec's are: unknown keys, wrong values and all problems at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from viscum.errors import InputError, Problem
+from viscum.spec import read_table
+from viscum.spec.types import Path as AbsolutePath
+from viscum.spec.types import Text
+
+FILE = "controller.toml"
+
+
+class Api(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where the controller is spoken to."""
+
+    socket: Annotated[
+        AbsolutePath | None,
+        Meta(
+            description="The Unix socket; none given: api.sock in the state directory.",
+            examples=["/run/viscum-api.sock"],
+        ),
+    ] = None
+    group: Annotated[
+        Text,
+        Meta(
+            description="Who may speak to it besides root, if there is such a group.",
+            examples=["netadmin"],
+        ),
+    ] = "viscum"
+    listen: Annotated[
+        Text | None,
+        Meta(
+            description="ADDRESS:PORT for TLS on TCP; none given: the Unix socket alone.",
+            examples=["0.0.0.0:7443", "[::]:7443"],
+        ),
+    ] = None
+    certificate: Annotated[
+        AbsolutePath | None,
+        Meta(
+            description="PEM file of the certificate (chain).",
+            examples=["/etc/viscum/tls.crt"],
+        ),
+    ] = None
+    key: Annotated[
+        AbsolutePath | None,
+        Meta(description="PEM file of its private key.", examples=["/etc/viscum/tls.key"]),
+    ] = None
+    client_ca: Annotated[
+        AbsolutePath | None,
+        Meta(
+            description="PEM file of who signs client certificates; none given: only tokens are "
+            "accepted.",
+            examples=["/etc/viscum/clients.crt"],
+        ),
+    ] = None
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The whole file."""
+
+    api: Annotated[Api, Meta(description="Where the controller is spoken to.")] = field(
+        default_factory=Api
+    )
+
+
+def read(directory: str) -> Settings:
+    """Raises InputError with every problem; a file that is not there fixes nothing."""
+    path = Path(directory) / FILE
+    try:
+        text = path.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return Settings()
+    except (OSError, ValueError) as error:
+        raise InputError(Problem(str(path), "", f"can't be read: {error}", "mend it")) from None
+    import tomllib
+
+    try:
+        given = tomllib.loads(text)
+    except ValueError as error:
+        raise InputError(
+            Problem(str(path), "", f"is not TOML: {error}", "correct the syntax")
+        ) from None
+    settings = read_table(Settings, given, source=str(path))
+    api = settings.api
+    missing = [key for key in ("certificate", "key") if api.listen and getattr(api, key) is None]
+    if missing:
+        raise InputError(
+            *(
+                Problem(
+                    f"{path}: api.{key}",
+                    "",
+                    "is missing, and api.listen is TLS only",
+                    "give the PEM file, or leave api.listen out",
+                )
+                for key in missing
+            )
+        )
+    return settings

@@ -1,0 +1,281 @@
+"""Servers that end are started again, by the policy of their spec, whoever had started them.
+
+Nothing is remembered between two controllers: a server is found by its control group and watched by
+pidfd, so that the one that a command or an earlier controller started is adopted as it is. Only a
+restart's delay is forgotten with the controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import NamedTuple
+
+from viscum.clock import now
+from viscum.controller.engine import Engine
+from viscum.errors import InputError, ViscumError
+from viscum.kernel import logs, process
+from viscum.kernel.cgroup import Group
+from viscum.kernel.process import Process
+from viscum.plan import Instance, instances
+from viscum.start import LOG_LINES, listens
+from viscum.store import World
+
+LOOK = 5.0  # seconds between two looks for servers that others have started
+COLLECTED = 2.0  # seconds that an ended process' parent has to collect it
+PAUSE = 0.1
+
+
+class Ended(NamedTuple):
+    """How a server has ended. status: 0 … 255, 128 + signal, None: the kernel does not tell."""
+
+    status: int | None
+    lived: float
+    oom: bool
+
+    @property
+    def failed(self) -> bool:
+        return self.status != 0
+
+    def __str__(self) -> str:
+        if self.oom:
+            return "was killed: out of memory"
+        if self.status is None:
+            return "ended (this kernel does not tell how)"
+        if self.status > 128:
+            try:
+                return f"was killed by {signal.Signals(self.status - 128).name}"
+            except ValueError:
+                pass
+        return f"ended with status {self.status}"
+
+
+class _Watched:
+    """One server that runs: its pidfd on the event loop."""
+
+    def __init__(self, at: Instance, main: Process, oom_kills: int) -> None:
+        self.at = at
+        self.main = main
+        self.since = now()
+        self.oom_kills = oom_kills
+
+
+class Supervisor:
+    """The part that watches and restarts."""
+
+    name = "supervision"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.restarts: dict[str, int] = {}  # by service, since this controller started
+        self._watched: dict[str, _Watched] = {}  # by cgroup
+        self._failures: dict[str, int] = {}  # in a row, by service
+        self._waiting: set[str] = set()  # services that are about to be restarted
+        self._left: set[str] = set()  # cgroups of servers that ended and that policy leaves so
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._follow_records())
+                self._group.create_task(self._look_again())
+        finally:
+            self._waiting.clear()
+            for cgroup in list(self._watched):
+                self._forget(cgroup)
+
+    async def _follow_records(self) -> None:
+        async for world in self.engine.worlds():
+            self._sync(world)
+
+    async def _look_again(self) -> None:
+        """`viscum start` of a server that has ended changes no record."""
+        while True:
+            await asyncio.sleep(LOOK)
+            self._sync(self.engine.world)
+
+    def waiting(self, service: str) -> bool:
+        """Whether it is about to be restarted."""
+        return service in self._waiting
+
+    # ---- watching
+
+    def _sync(self, world: World) -> None:
+        wanted = {i.cgroup: i for i in instances(world, self.engine.host.names)}
+        for cgroup in self._watched.keys() - wanted.keys():
+            self._forget(cgroup)
+        for name in self._failures.keys() - world.services.keys():
+            del self._failures[name]
+            self.restarts.pop(name, None)
+        self._left &= wanted.keys()
+        for cgroup, at in wanted.items():
+            if cgroup in self._watched:
+                self._watched[cgroup].at = at
+            elif not self._watch(at) and self._is_missed(at):
+                self._again(at, None)
+
+    def _is_missed(self, at: Instance) -> bool:
+        """Whether it ended while nobody watched: before this controller, or just after its start;
+        and not that a command is about to start it."""
+        if not _is_wanted(at) or at.cgroup in self._left or self.waiting(at.record.name):
+            return False
+        return not self.engine.host.is_busy()
+
+    def _watch(self, at: Instance) -> bool:
+        group = Group(at.cgroup)
+        pid = process.main_pid(group)
+        if pid is None:
+            return False
+        try:
+            main = Process(pid)
+        except ProcessLookupError:
+            return False
+        self._left.discard(at.cgroup)
+        self._watched[at.cgroup] = _Watched(at, main, group.usage().oom_kills or 0)
+        asyncio.get_running_loop().add_reader(main.fd, self._ended, at.cgroup)
+        return True
+
+    def _forget(self, cgroup: str) -> _Watched:
+        watched = self._watched.pop(cgroup)
+        asyncio.get_running_loop().remove_reader(watched.main.fd)
+        watched.main.close()
+        return watched
+
+    def _ended(self, cgroup: str) -> None:
+        """Its pidfd is readable. How it ended is told once its parent has collected it."""
+        watched = self._watched[cgroup]
+        asyncio.get_running_loop().remove_reader(watched.main.fd)
+        self._group.create_task(self._collect(cgroup, watched))
+
+    async def _collect(self, cgroup: str, watched: _Watched) -> None:
+        lived, status = now() - watched.since, None
+        for _ in range(int(COLLECTED / PAUSE)):
+            status = watched.main.how_it_ended()
+            if status is not None:
+                break
+            await asyncio.sleep(PAUSE)
+            if self._watched.get(cgroup) is not watched:
+                break
+        if self._watched.get(cgroup) is not watched:
+            return  # what it belonged to is gone
+        self._forget(cgroup)
+        await self.engine.refresh()  # whoever ended it on purpose has said so before
+        world = self.engine.world
+        at = next((i for i in instances(world, self.engine.host.names) if i.cgroup == cgroup), None)
+        if at is None or not _is_wanted(at):
+            return  # it was to end
+        if self._watch(at):
+            self.engine.events.publish(
+                "service.main-changed",
+                f"{at.group}: process {watched.main.pid} ended, others of it go on",
+                service=at.record.name,
+                status=status,
+            )
+            return
+        oom = (Group(cgroup).usage().oom_kills or 0) > watched.oom_kills
+        self._again(at, Ended(status, lived, oom))
+
+    # ---- restarting
+
+    def _again(self, at: Instance, ended: Ended | None) -> None:
+        """ended None: nobody saw how."""
+        name, run = at.record.name, at.record.spec.run
+        failed = ended is None or ended.failed
+        if ended is not None and ended.lived >= run.restart_max_delay:
+            self._failures.pop(name, None)
+        restart = run.restart == "always" or (run.restart == "on-failure" and failed)
+        before = self._failures.get(name, 0)
+        delay = min(float(run.restart_delay) * 2 ** min(before, 30), float(run.restart_max_delay))
+        if failed:
+            self._failures[name] = before + 1
+        self._report(at, ended, delay if restart else None)
+        if not restart:
+            self._left.add(at.cgroup)
+        elif not self.waiting(name):
+            self._waiting.add(name)
+            self._group.create_task(self._restart(name, delay))
+
+    def _report(self, at: Instance, ended: Ended | None, delay: float | None) -> None:
+        how = str(ended) if ended else "is not running"
+        then = f"; it is started again in {delay:g} s" if delay is not None else ""
+        place = self.engine.host.store.log(at.record.name, at.generation.number, at.index)
+        try:
+            lines = logs.tail(str(place), LOG_LINES).lines
+        except OSError:
+            lines = []  # in the journal
+        failed = ended is None or ended.failed
+        self.engine.events.publish(
+            "service.crashed" if failed else "service.ended",
+            f"{at.group} {how}{then}; new flows go to the cloud",
+            service=at.record.name,
+            level="error" if failed else "info",
+            status=ended.status if ended else None,
+            lived=round(ended.lived, 3) if ended else None,
+            out_of_memory=bool(ended and ended.oom),
+            restart_in=delay,
+            log=lines,
+        )
+
+    async def _restart(self, name: str, delay: float) -> None:
+        await asyncio.sleep(delay)
+        engine = self.engine
+        try:
+            if not await engine.act(engine.host.revive, name):
+                return
+        except InputError:
+            return  # taken away meanwhile
+        except (OSError, ViscumError) as error:  # `_look_again` finds it
+            engine.events.publish(
+                "service.not-started",
+                f"{name} could not be started: {error}",
+                service=name,
+                level="error",
+            )
+            return
+        finally:
+            self._waiting.discard(name)
+        self.restarts[name] = self.restarts.get(name, 0) + 1
+        self._sync(engine.world)
+        await self._await_listening(name)
+
+    async def _await_listening(self, name: str) -> None:
+        """Until it listens; one that does not within its start-timeout is ended, which is a
+        failure as any other."""
+        record = self.engine.world.services.get(name)
+        if record is None:
+            return
+        end = now() + record.spec.run.start_timeout
+        mine = [i for i in self._instances(name) if _is_wanted(i)]
+        while mine and now() < end:
+            if any(i.cgroup not in self._watched for i in mine):
+                return  # it has ended, which is told elsewhere
+            mine = [i for i in mine if not await self.engine.look(listens, i)]
+            if mine:
+                await asyncio.sleep(PAUSE)
+        if not mine:
+            self.engine.events.publish(
+                "service.restarted", f"{name} was started again and listens", service=name,
+                restarts=self.restarts[name],
+            )  # fmt: skip
+            return
+        for i in mine:
+            self.engine.events.publish(
+                "service.start-timeout",
+                f"{i.group} does not listen {record.spec.run.start_timeout} after it was started;"
+                " it is stopped",
+                service=name,
+                level="error",
+            )
+            await self.engine.wait_for(
+                process.stop, Group(i.cgroup), float(record.spec.run.stop_timeout)
+            )
+
+    def _instances(self, name: str) -> list[Instance]:
+        every = instances(self.engine.world, self.engine.host.names)
+        return [i for i in every if i.record.name == name]
+
+
+def _is_wanted(at: Instance) -> bool:
+    """Whether a process should be there; one that drains may end when it likes."""
+    record = at.record
+    return record.running and not record.removing and at.generation.state != "draining"
