@@ -66,22 +66,23 @@ class Due:
             await self.engine.look(self.engine.host.trim_logs, self.engine.world)
 
     async def _interfaces(self) -> None:
-        """An interface that comes back under its name is another one to the kernel."""
-        seen = interfaces(self.engine.world)
+        """An interface that comes back under its name is another one to the kernel. Of one that
+        is new here nobody knows whether it was made anew just now: it is looked after as well."""
+        seen: dict[str, int] = {}
         mended = now()
         while True:
             await asyncio.sleep(LOOK)
             there = interfaces(self.engine.world)
-            changed = [name for name in there if name in seen and there[name] != seen[name]]
-            if any(there[name] for name in changed) or now() - mended > MEND:
+            changed = [name for name in there if there[name] not in (0, seen.get(name))]
+            if changed or now() - mended > MEND:
                 await self._try(self.engine.host.tidy)
                 mended = now()
-                for name in changed:
+                for name in seen.keys() & changed:
                     self.engine.events.publish(
                         "interface.changed", f"{name} was made anew; it is steered from again",
                         interface=name,
                     )  # fmt: skip
-            seen = there
+            seen |= there
 
     async def _try(self, fn: Callable[[], T]) -> T | None:
         """What can't be done now is tried again at the next look."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from typing import Protocol
 
@@ -12,7 +13,9 @@ from viscum.controller.engine import Engine
 from viscum.controller.events import Events
 from viscum.controller.settings import Settings
 from viscum.controller.supervise import Supervisor
+from viscum.errors import ViscumError
 from viscum.host import Host
+from viscum.kernel import sockets
 
 AGAIN = 5.0  # seconds after which a part that failed is begun anew
 
@@ -77,6 +80,19 @@ class Controller:
 
 def run(host: Host) -> None:
     """Blocks until the controller is told to end. Raises InputError, ViscumError."""
-    controller = Controller(host)
     host.load()  # refuses where the host can't be seen, before anything is begun
-    asyncio.run(controller.run())
+    name = f"{host.names.prefix}-controller"
+    try:
+        sole = sockets.Sole(name)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise ViscumError(
+            f"a controller looks after this host already (pid {sockets.holder(name)})",
+            state="that one goes on",
+            hint="end it first: one host has one controller",
+        ) from None
+    try:
+        asyncio.run(Controller(host).run())
+    finally:
+        sole.close()

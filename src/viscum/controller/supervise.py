@@ -21,7 +21,7 @@ from viscum.plan import Instance, instances
 from viscum.start import LOG_LINES, listens
 from viscum.store import World
 
-LOOK = 5.0  # seconds between two looks for servers that others have started
+LOOK = 1.0  # seconds between two looks for servers that others have started
 COLLECTED = 2.0  # seconds that an ended process' parent has to collect it
 PAUSE = 0.1
 
@@ -71,6 +71,7 @@ class Supervisor:
         self._watched: dict[str, _Watched] = {}  # by cgroup
         self._failures: dict[str, int] = {}  # in a row, by service
         self._waiting: set[str] = set()  # services that are about to be restarted
+        self._missing: dict[str, Instance] = {}  # by cgroup: wanted, and not watched
         self._left: set[str] = set()  # cgroups of servers that ended and that policy leaves so
         self._group = asyncio.TaskGroup()
 
@@ -92,7 +93,7 @@ class Supervisor:
         """`viscum start` of a server that has ended changes no record."""
         while True:
             await asyncio.sleep(LOOK)
-            self._sync(self.engine.world)
+            self._look()
 
     def waiting(self, service: str) -> bool:
         """Whether it is about to be restarted."""
@@ -108,10 +109,14 @@ class Supervisor:
             del self._failures[name]
             self.restarts.pop(name, None)
         self._left &= wanted.keys()
-        for cgroup, at in wanted.items():
-            if cgroup in self._watched:
-                self._watched[cgroup].at = at
-            elif not self._watch(at) and self._is_missed(at):
+        self._missing = {c: at for c, at in wanted.items() if c not in self._watched}
+        for cgroup, watched in self._watched.items():
+            watched.at = wanted[cgroup]
+        self._look()
+
+    def _look(self) -> None:
+        for at in list(self._missing.values()):
+            if not self._watch(at) and self._is_missed(at):
                 self._again(at, None)
 
     def _is_missed(self, at: Instance) -> bool:
@@ -131,6 +136,7 @@ class Supervisor:
         except ProcessLookupError:
             return False
         self._left.discard(at.cgroup)
+        self._missing.pop(at.cgroup, None)
         self._watched[at.cgroup] = _Watched(at, main, group.usage().oom_kills or 0)
         asyncio.get_running_loop().add_reader(main.fd, self._ended, at.cgroup)
         return True
@@ -164,6 +170,7 @@ class Supervisor:
         at = next((i for i in instances(world, self.engine.host.names) if i.cgroup == cgroup), None)
         if at is None or not _is_wanted(at):
             return  # it was to end
+        self._missing[cgroup] = at
         if self._watch(at):
             self.engine.events.publish(
                 "service.main-changed",

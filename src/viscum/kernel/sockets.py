@@ -172,6 +172,37 @@ class SockDiag(Netlink):
         return [m.body for m in found]
 
 
+class Sole:
+    """A name that one process at a time holds in this network namespace, for as long as it lives.
+
+    An abstract Unix socket: nothing is left of it, however the process ends (unix(7)). Raises
+    OSError EADDRINUSE if another one holds it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.bind(f"\0{name}")
+            self._socket.listen()
+        except OSError:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def holder(name: str) -> int | None:
+    """The pid of the process that holds the name (Sole); None if none does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        try:
+            asking.connect(f"\0{name}")
+        except OSError:
+            return None
+        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(credentials[:4], netlink.NATIVE)
+
+
 def listeners(netns_fd: int | None = None) -> list[Listener]:
     with SockDiag(netns_fd) as diag:
         return diag.listeners()

@@ -1,0 +1,98 @@
+"""A controller on the lab's access point, for tests: started, read, killed, started again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support import wait_until
+from viscum.lab import Lab
+
+
+class Daemon:
+    """viscumd; what it tells goes to a file, one event a line."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.config = lab.directory / "etc"
+        self.config.mkdir(exist_ok=True)
+        self.log = lab.directory / "viscumd.log"
+        self.process: subprocess.Popen[Any] | None = None
+
+    def configure(self, text: str) -> None:
+        (self.config / "controller.toml").write_text(text)
+
+    def start(self) -> Daemon:
+        """Returns when it looks after the host."""
+        begun = len(self.events("controller.started"))
+        with self.log.open("ab") as log:
+            self.process = self.lab.popen(
+                "ap",
+                [str(Path(sys.executable).with_name("viscumd"))],
+                stderr=log,
+                env=self.lab.environment("ap") | {"VISCUM_CONFIG_DIR": str(self.config)},
+            )
+        wait_until(
+            lambda: len(self.events("controller.started")) > begun or self.ended(),
+            "the controller to start",
+        )
+        assert not self.ended(), self.log.read_text()
+        return self
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def kill(self) -> None:
+        """As a crash does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def events(self, kind: str = "", service: str = "") -> list[dict[str, Any]]:
+        """What it has told so far, of all its lives."""
+        try:
+            lines = self.log.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [
+            e
+            for e in found
+            if (not kind or e["kind"] == kind) and (not service or e["service"] == service)
+        ]
+
+    def wait(self, kind: str, service: str = "", count: int = 1, timeout: float = 20) -> Any:
+        """The count-th event of that kind."""
+        return wait_until(
+            lambda: self.events(kind, service)[count - 1 : count],
+            f"{kind} of {service or 'anybody'}, after {self.events()[-5:]}",
+            timeout,
+        )[0]
+
+    def faults(self) -> list[dict[str, Any]]:
+        return self.events("controller.error")
+
+
+@contextmanager
+def running(lab: Lab) -> Iterator[Daemon]:
+    """One that runs inside the block, is told to end after it, and made no mistake."""
+    daemon = Daemon(lab).start()
+    try:
+        yield daemon
+    finally:
+        if daemon.process is not None and daemon.process.poll() is None:
+            status = daemon.stop()
+            assert status == 0, daemon.log.read_text()
+    assert daemon.faults() == [], daemon.log.read_text()
