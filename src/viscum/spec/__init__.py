@@ -11,7 +11,7 @@ from viscum.spec.changes import FieldChange, diff, needs_new_generation
 from viscum.spec.files import BadFiles, specs_from_paths
 from viscum.spec.read import BadSpec, from_mapping, from_toml, read_table
 from viscum.spec.rules import Claim, Overlap, check_against, overlaps
-from viscum.spec.types import Egress, Guard, Limits, Probe, Run, Spec, Steer, Udp
+from viscum.spec.types import Egress, Guard, Limits, Probe, Run, Spec, Steer, TargetNames, Udp
 from viscum.spec.values import BadValue, Bytes, EgressRule, Port, Seconds
 from viscum.spec.write import to_mapping, to_toml, toml_value
 
@@ -33,6 +33,7 @@ __all__ = [
     "Seconds",
     "Spec",
     "Steer",
+    "TargetNames",
     "Udp",
     "check",
     "check_against",

@@ -59,7 +59,25 @@ def check_against(claim: Claim, others: Sequence[Claim]) -> tuple[Problem, ...]:
 
 def across(spec: Spec) -> list[Problem]:
     """Problems that no single value shows. Skips what is empty, and None in arrays (unreadable)."""
-    return [*_command(spec), *_run(spec), *_targets(spec), *_ports(spec), *_probe(spec)]
+    return [
+        *_command(spec),
+        *_run(spec),
+        *_targets(spec),
+        *_ports(spec),
+        *_names(spec),
+        *_probe(spec),
+    ]
+
+
+def _names(spec: Spec) -> Iterator[Problem]:
+    names = spec.steer.names
+    if names.min_ttl > names.max_ttl:
+        yield Problem(
+            "steer.names.min-ttl",
+            str(names.min_ttl),
+            f"is longer than max-ttl, {names.max_ttl}",
+            "make it shorter, or max-ttl longer",
+        )
 
 
 def _command(spec: Spec) -> Iterator[Problem]:

@@ -74,6 +74,59 @@ class Udp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
     ] = Seconds(5)
 
 
+class TargetNames(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How a controller keeps up with the addresses of targets that are names."""
+
+    refresh: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether it asks for A and AAAA again when their time to live is over; "
+            "off: the addresses of when the spec was applied stay."
+        ),
+    ] = "on"
+    learn: Annotated[
+        Literal["off", "on"],
+        Meta(
+            description="Whether addresses are also taken from the DNS answers that clients get "
+            "(they differ by client with some CDNs). Read docs/names.md before."
+        ),
+    ] = "off"
+    within: Annotated[
+        tuple[Net, ...],
+        Meta(
+            description="The only addresses a name may bring; none given: every public one.",
+            examples=[["203.0.113.0/24", "2001:db8::/32"]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    hold: Annotated[
+        Duration,
+        Meta(
+            description="How long an address stays at least after it was last in an answer "
+            "(or twice its time to live).",
+            examples=["1h"],
+            gt=0,
+        ),
+    ] = Seconds(600)
+    min_ttl: Annotated[
+        Duration,
+        Meta(description="A shorter time to live counts as this.", examples=["10s"], gt=0),
+    ] = Seconds(30)
+    max_ttl: Annotated[
+        Duration,
+        Meta(description="A longer time to live counts as this.", examples=["10m"], gt=0),
+    ] = Seconds(3600)
+    max_addresses: Annotated[
+        int,
+        Meta(
+            description="So many addresses at most, of all names together.",
+            examples=[16],
+            ge=1,
+            le=512,
+        ),
+    ] = 64
+
+
 class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """Which packets go to the service."""
 
@@ -91,7 +144,7 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         tuple[Target, ...],
         Meta(
             description="The cloud service's addresses, prefixes or names; names are resolved "
-            "(A and AAAA) when the spec is applied.",
+            "(A and AAAA) when the spec is applied, and kept up by a controller.",
             examples=[["cloud.example.com", "203.0.113.7", "2001:db8::/64"]],
             extra_json_schema={"uniqueItems": True},
             min_length=1,
@@ -148,6 +201,10 @@ class Steer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         Literal["cloud", "edge"],
         Meta(description="Who answers ICMP echo requests to the targets."),
     ] = "cloud"
+    names: Annotated[
+        TargetNames,
+        Meta(description="How a controller keeps up with the addresses of names."),
+    ] = field(default_factory=TargetNames)
 
 
 class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -440,7 +497,7 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     )
 
 
-TABLES: Final = (Spec, Steer, Udp, Run, Limits, Egress, Probe, Guard)
+TABLES: Final = (Spec, Steer, Udp, TargetNames, Run, Limits, Egress, Probe, Guard)
 
 
 _fields: Final[dict[type[Struct], tuple[FieldInfo, ...]]] = {}
