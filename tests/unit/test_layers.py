@@ -19,7 +19,7 @@ LAYERS = (
     {"plan", "apply"},
     {"ops", "egress"},
     {"kernel"},
-    {"evolve"},
+    {"evolve", "tenancy"},
     {"store"},
     {"hostconfig"},
     {"spec"},

@@ -1,0 +1,131 @@
+"""Who asks, what they see and what they may: the one place the API asks before it does anything.
+
+A principal is of the host (tenant None: the operator's own people) or of one tenant. What is a
+stranger's is answered as if it were not there.
+"""
+
+from __future__ import annotations
+
+import grp
+from collections.abc import Collection
+from typing import Literal
+
+from msgspec import Struct
+
+from viscum.controller.tokens import Credential, Role, Tokens
+from viscum.errors import InputError, Problem, ViscumError
+from viscum.spec import Spec
+from viscum.store import World
+from viscum.tenancy import quota, rules
+from viscum.tenancy.files import Tenants
+
+RANK: dict[Role, int] = {"viewer": 0, "operator": 1, "admin": 2}
+
+
+class Principal(Struct, frozen=True):
+    """Who asks. how: by what it was recognised; id: of the token or certificate, "" without."""
+
+    name: str
+    tenant: str | None
+    role: Role
+    how: Literal["socket", "token", "certificate"]
+    id: str = ""
+
+    @property
+    def of_host(self) -> bool:
+        return self.tenant is None
+
+
+class Denied(ViscumError):
+    """The principal may not do it (403)."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, state="nothing was changed", hint=hint)
+
+
+class Access:
+    """Of one host. Files are read again when they have changed."""
+
+    def __init__(self, config_dir: str, group: str = "viscum") -> None:
+        self.tenants = Tenants(config_dir)
+        self.tokens = Tokens(config_dir)
+        self.group = group
+
+    # ---- who it is
+
+    def by_token(self, token: str) -> Principal | None:
+        return _principal(self.tokens.by_token(token), "token")
+
+    def by_certificate(self, subject: str) -> Principal | None:
+        """By the common name of a subject that TLS has verified."""
+        return _principal(self.tokens.by_certificate(subject), "certificate")
+
+    def by_socket(self, uid: int, groups: Collection[int]) -> Principal | None:
+        """By the peer's user and groups (numbers, its own and the supplementary ones)."""
+        if uid == 0:
+            return Principal("root", None, "admin", "socket")
+        try:
+            member = grp.getgrnam(self.group).gr_gid in groups
+        except KeyError:
+            member = False
+        return Principal(f"uid {uid}", None, "operator", "socket") if member else None
+
+    def valid(self, principal: Principal) -> bool:
+        """Whether what it came with still counts: asked again and again while a stream is open."""
+        return principal.how == "socket" or self.tokens.by_id(principal.id) is not None
+
+    # ---- what it sees, and may
+
+    def sees(self, principal: Principal, owner: str) -> bool:
+        """owner: of a service or an event; "" is the operator's own."""
+        return principal.of_host or (owner != "" and principal.tenant == owner)
+
+    def require(self, principal: Principal, role: Role) -> None:
+        """Raises Denied below `role`: viewer reads, operator changes services, admin also tenants
+        and tokens (of its own tenant, if it is of one)."""
+        if RANK[principal.role] < RANK[role]:
+            raise Denied(
+                f"{principal.name} is {principal.role}, and this needs {role}",
+                "ask who gave you the token for another",
+            )
+
+    def owner(self, principal: Principal, name: str, world: World) -> str:
+        """Of whom the service `name` is, or will be if this principal makes it."""
+        record = world.services.get(name)
+        return record.tenant if record is not None else principal.tenant or ""
+
+    def admit(self, principal: Principal, spec: Spec, world: World) -> Spec:
+        """The spec as it may be applied: with what is imposed on a tenant. Raises Denied, and
+        InputError with everything that is beyond the tenant's allowance.
+
+        What names resolve to is seen only when it is applied: `Host` checks that (`tenancy`).
+        """
+        self.require(principal, "operator")
+        old = world.services.get(spec.name)
+        owner = self.owner(principal, spec.name, world)
+        if not self.sees(principal, owner):
+            # By their names a tenant's services are its own: only the operator can have taken it.
+            raise InputError(
+                Problem(
+                    "name",
+                    spec.name,
+                    "is not to be had",
+                    f"choose another, beginning with {principal.tenant}-",
+                )
+            )
+        if owner == "":
+            return spec
+        tenant = self.tenants.get(owner)
+        spec = rules.imposed(spec)
+        before = quota.used(world, owner)
+        after = quota.used(world, owner, but=spec.name) + quota.wanted(old, spec)
+        problems = [*rules.problems(tenant, spec), *quota.over(tenant, before, after)]
+        if problems:
+            raise InputError(*problems)
+        return spec
+
+
+def _principal(known: Credential | None, how: Literal["token", "certificate"]) -> Principal | None:
+    if known is None:
+        return None
+    return Principal(known.name, known.tenant, known.role, how, known.id)

@@ -1,0 +1,240 @@
+"""Who changed what: JSON lines that are only ever appended, each with the hash of the one before.
+
+An intention is written before anything is changed, and what became of it afterwards: where the log
+can't be written, nothing is changed by the API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from viscum.controller.access import Principal
+from viscum.errors import ViscumError
+from viscum.kernel import files
+
+DEFAULT = "/var/log/viscum/audit.log"
+MAX_SIZE = 2**22  # bytes of one file
+KEPT = 8  # older files
+TAIL = 2**18  # more than the longest line
+FIRST = "0" * 64  # before the first line
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One line. before: the hash of the previous line; hash: of this one without `hash`."""
+
+    n: int
+    at: str
+    principal: str
+    how: str
+    action: str
+    object: str
+    tenant: str
+    outcome: str
+    changes: tuple[str, ...] = ()
+    request: str = ""
+    before: str = FIRST
+    hash: str = ""
+
+
+class Noting:
+    """What a change becomes: set `outcome` and `changes` inside `Audit.change`."""
+
+    outcome = "done"
+    changes: tuple[str, ...] = ()
+
+
+class Unwritable(ViscumError):
+    """The audit log can't be written: what is not noted is not done."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"the audit log {path} can't be written: {error.strerror or error}",
+            state="nothing was changed: what can't be noted is not done",
+            hint="make room or mend it; `viscum …` as root on the box itself goes on working",
+        )
+
+
+class Audit:
+    """Of one host."""
+
+    def __init__(self, path: str = DEFAULT, *, max_size: int = MAX_SIZE, kept: int = KEPT) -> None:
+        self.path = Path(path)
+        self.max_size = max_size
+        self.kept = kept
+
+    async def note(
+        self,
+        principal: Principal,
+        action: str,
+        thing: str,
+        outcome: str,
+        *,
+        tenant: str = "",
+        changes: tuple[str, ...] = (),
+        request: str = "",
+    ) -> Entry:
+        """Returns when it is on the disk. Raises Unwritable."""
+        return await asyncio.to_thread(
+            self.write, principal, action, thing, outcome, tenant, changes, request
+        )
+
+    @asynccontextmanager
+    async def change(
+        self,
+        principal: Principal,
+        action: str,
+        thing: str,
+        *,
+        tenant: str = "",
+        changes: tuple[str, ...] = (),
+        request: str = "",
+    ) -> AsyncIterator[Noting]:
+        """Notes the intention, and what became of it. Raises Unwritable before anything is done."""
+        noting = Noting()
+        await self.note(
+            principal, action, thing, "begun", tenant=tenant, changes=changes, request=request
+        )
+        try:
+            yield noting
+        except BaseException as error:
+            noting.outcome = f"failed: {error}" if str(error) else f"failed: {error!r}"
+            raise
+        finally:
+            await asyncio.shield(
+                self.note(
+                    principal,
+                    action,
+                    thing,
+                    noting.outcome,
+                    tenant=tenant,
+                    changes=noting.changes,
+                    request=request,
+                )
+            )
+
+    def write(
+        self,
+        principal: Principal,
+        action: str,
+        thing: str,
+        outcome: str,
+        tenant: str = "",
+        changes: tuple[str, ...] = (),
+        request: str = "",
+    ) -> Entry:
+        """The same, for who may wait. Raises Unwritable."""
+        try:
+            with files.exclusive(self.path):
+                last = self._last()
+                if last is not None and self.path.stat().st_size > self.max_size:
+                    self._rotate()
+                entry = Entry(
+                    n=last.n + 1 if last else 1,
+                    at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    principal=principal.name,
+                    how=principal.how,
+                    action=action,
+                    object=thing,
+                    tenant=tenant,
+                    outcome=outcome[:1000],
+                    changes=tuple(c[:500] for c in changes[:50]),
+                    request=request,
+                    before=last.hash if last else FIRST,
+                )
+                entry = msgspec.structs.replace(entry, hash=hash_of(entry))
+                files.append_private(self.path, msgspec.json.encode(entry) + b"\n")
+                return entry
+        except OSError as error:
+            raise Unwritable(self.path, error) from None
+
+    def _last(self) -> Entry | None:
+        """The newest line that is one: a write that was cut short is left, and `verify` says so."""
+        for path in (self.path, self._old(1)):
+            try:
+                lines = files.tail(path, TAIL).splitlines()
+            except FileNotFoundError:
+                continue
+            for line in reversed(lines):
+                try:
+                    return msgspec.json.decode(line, type=Entry)
+                except msgspec.MsgspecError:
+                    continue
+        return None
+
+    def _old(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
+
+    def _rotate(self) -> None:
+        for number in range(self.kept, 0, -1):
+            older = self._old(number)
+            if number == self.kept:
+                older.unlink(missing_ok=True)
+            elif older.exists():
+                older.rename(self._old(number + 1))
+        self.path.rename(self._old(1))
+
+    # ---- reading
+
+    def lines(self) -> Iterator[tuple[Path, int, bytes]]:
+        """(file, line number, line), the oldest first."""
+        for path in (*(self._old(n) for n in range(self.kept, 0, -1)), self.path):
+            try:
+                with path.open("rb") as file:
+                    for number, line in enumerate(file, 1):
+                        yield path, number, line
+            except FileNotFoundError:
+                continue
+
+    def entries(self, tenant: str | None = None) -> Iterator[Entry]:
+        """The oldest first; of one tenant alone, if one is given."""
+        for _, _, line in self.lines():
+            try:
+                entry = msgspec.json.decode(line, type=Entry)
+            except msgspec.MsgspecError:
+                continue
+            if tenant is None or entry.tenant == tenant:
+                yield entry
+
+    def verify(self) -> Verdict:
+        """Whether every line is there and is what was written."""
+        wrong: list[str] = []
+        last: Entry | None = None
+        count = 0
+        for path, number, line in self.lines():
+            where = f"{path}:{number}"
+            try:
+                entry = msgspec.json.decode(line, type=Entry)
+            except msgspec.MsgspecError as error:
+                wrong.append(f"{where} is no entry: {error}")
+                continue
+            count += 1
+            if hash_of(entry) != entry.hash or msgspec.json.encode(entry) != line.rstrip(b"\n"):
+                wrong.append(f"{where} (entry {entry.n}) was changed")
+            if last is not None and (entry.before != last.hash or entry.n != last.n + 1):
+                wrong.append(f"{where}: entry {entry.n} does not follow entry {last.n}")
+            last = entry
+        return Verdict(count, tuple(wrong), last)
+
+
+class Verdict(NamedTuple):
+    """entries read; what is wrong; the newest one, to hold against what was noted elsewhere."""
+
+    entries: int
+    wrong: tuple[str, ...]
+    last: Entry | None
+
+
+def hash_of(entry: Entry) -> str:
+    plain = asdict(entry)
+    del plain["hash"]
+    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
