@@ -30,12 +30,15 @@ class Change:
         world: World,
         told: Callable[[ops.Op], None] = lambda op: None,
         attach: str = "auto",
+        guard: Callable[[World, World], None] = lambda before, after: None,
     ) -> None:
+        """guard: raises InputError where what was wanted may not become what is to be."""
         self.host = host
         self.store = store
         self.world = world
         self.told = told
         self.attach = attach
+        self.guard = guard
         self.ended: dict[str, int] = {}  # flows that were reset, by service
 
     def observe(self) -> Observed:
@@ -66,8 +69,11 @@ class Change:
     def commit(
         self, world: World, start: frozenset[str] = frozenset(), foreground: bool = False
     ) -> Observed:
-        """Makes `world` what is wanted, and so. Raises OpFailed after rolling back."""
-        before, seen = self.world, self.observe()
+        """Makes `world` what is wanted, and so. Raises InputError where that may not be, OpFailed
+        after rolling back."""
+        before = self.world
+        self.guard(before, world)
+        seen = self.observe()
         refuse_other_host(self.host, seen)
         steps = self.ops(world, seen, start, foreground)
         self.store.save(_with_leaving(world, before))

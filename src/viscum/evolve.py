@@ -155,7 +155,8 @@ def _allocate(
         slot = (slot + 1) % names.MAX_SLOTS
     if len(found) < count:
         raise ViscumError(
-            f"all {names.MAX_SLOTS} instance slots of this host are in use",
+            f"all instance slots of this host are in use (it has {names.MAX_SLOTS}, a tenant those"
+            " of its pool)",
             state="nothing was changed",
             hint="remove services first (`viscum ls`)",
         )

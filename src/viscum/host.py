@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -36,6 +38,9 @@ from viscum.plan import instances
 from viscum.spec import Spec
 from viscum.start import Outcome
 from viscum.store import Record, Store, World
+
+if TYPE_CHECKING:
+    from viscum.tenancy.guard import Guard
 
 LOCK_TIMEOUT = 60.0
 
@@ -73,7 +78,9 @@ class Host:
             self.lock_timeout,
             lambda holder: self.progress(f"waiting for {holder}"),
         ):
-            change = Change(self.names, self.store, self.load(), self.told, self.attach)
+            change = Change(
+                self.names, self.store, self.load(), self.told, self.attach, self._within
+            )
             drains.settle(self, change)
             yield change
             self.trim_logs(change.world)
@@ -82,6 +89,24 @@ class Host:
         """The desired world, as the files say. Raises ViscumError, also where it can't be seen."""
         refuse_if_unable()
         return self.store.load("", names.POOL6 if sysctl.has_ipv6() else "")
+
+    @cached_property
+    def guard(self) -> Guard:
+        """What tenants may have; imported where there are any."""
+        from viscum.tenancy.guard import Guard
+
+        return Guard(self.config_dir)
+
+    def _within(self, before: World, after: World) -> None:
+        if any(record.tenant for record in after.services.values()):
+            self.guard.within(before, after)
+
+    def _taken(self, seen: Observed, world: World, tenant: str) -> list[int]:
+        """Slots that a new generation of the tenant's ("": the operator's own) can't have."""
+        taken = slots_taken(seen)
+        if tenant or (Path(self.config_dir) / "tenants").is_dir():
+            taken += self.guard.barred(tenant, world.host.pool4)
+        return taken
 
     def _with_pool(self, change: Change) -> World:
         """The pool is chosen with the first service and kept while there is one."""
@@ -139,7 +164,14 @@ class Host:
                 start.end(change, old, spec)
             else:
                 outcome = start.start(
-                    self, change, world, old, spec, addresses, slots_taken(seen), as_child
+                    self,
+                    change,
+                    world,
+                    old,
+                    spec,
+                    addresses,
+                    self._taken(seen, world, ""),
+                    as_child,
                 )
         if first is not None:
             return self._after(first, spec, addresses, as_child)
@@ -155,7 +187,7 @@ class Host:
         reset = drains.wait(self, spec.name, lambda r: not r.generations)
         with self.changing(f"run {spec.name}") as change:
             record = self.known(change.world, spec.name)
-            taken = slots_taken(change.observe())
+            taken = self._taken(change.observe(), change.world, record.tenant)
             outcome = start.instead(self, change, record, first, spec, addresses, taken, as_child)
         outcome.flows_reset += reset
         return outcome
@@ -237,7 +269,7 @@ class Host:
             if first is not None:
                 start.end(change, first, first.spec)
             else:
-                taken = slots_taken(change.observe())
+                taken = self._taken(change.observe(), change.world, record.tenant)
                 outcome = start.upgrade(
                     self, change, change.world, record, record.spec, record.addresses, taken
                 )
@@ -334,7 +366,7 @@ class Host:
         for spec in specs:
             old = world.services.get(spec.name)
             addresses = validate.resolve(spec)
-            taken = slots_taken(seen)
+            taken = self._taken(seen, world, old.tenant if old else "")
             if old is None:
                 world = evolve.create(world, spec, addresses, taken)
                 continue

@@ -72,10 +72,11 @@ class Hold(Struct, frozen=True):
 
     load: float = 100.0  # because of the box's load
     health: float = 100.0  # because of the service's own health: 0 or 100
+    quota: float = 100.0  # because its tenant has as many flows as it may: 0 or 100
 
     @property
     def share(self) -> float:
-        return min(self.load, self.health)
+        return min(self.load, self.health, self.quota)
 
 
 FREE = Hold()

@@ -340,6 +340,7 @@ __noinline enum v_reason v_admit(struct __sk_buff *skb, struct pkt *p, struct v_
 	held = bpf_map_lookup_elem(&holds, &sid);
 	if (held && !(s->flags & V_DROP)) {     /* what may not go to the cloud is not sent there */
 		most = held->load < held->health ? held->load : held->health;
+		most = most < held->quota ? most : held->quota;
 		if (most < share) {
 			share = most;
 			why = V_CLOUD_HELD;

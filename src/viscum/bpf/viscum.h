@@ -66,9 +66,9 @@ struct v_port { __u32 group; __u16 port; __u8 proto; __u8 pad; };
 struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
 
 /* map `holds`: HASH __u32 sid -> the most that a controller lets new flows have (as share), because
- * of the box's load and of the service's health. Written without the host's lock: nothing else is in
+ * of the box's load, of the service's health and of its tenant's quota. Written without the host's lock: nothing else is in
  * it, and no entry means that nobody holds the service. */
-struct v_hold { __u64 load, health; };
+struct v_hold { __u64 load, health, quota; };
 
 /* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs.
  * own4, own6: the instance's own addresses; all zero if it has none. */
@@ -135,7 +135,7 @@ _Static_assert(sizeof(struct v_prefix) == 20, "v_prefix");
 _Static_assert(sizeof(struct v_port) == 8, "v_port");
 _Static_assert(sizeof(struct v_client) == 24, "v_client");
 _Static_assert(sizeof(struct v_link) == 40, "v_link");
-_Static_assert(sizeof(struct v_hold) == 16, "v_hold");
+_Static_assert(sizeof(struct v_hold) == 24, "v_hold");
 _Static_assert(sizeof(struct v_flow_key) == 40, "v_flow_key");
 _Static_assert(sizeof(struct v_flow) == 24, "v_flow");
 _Static_assert(sizeof(struct v_syn) == 16, "v_syn");

@@ -107,7 +107,11 @@ def _steering(s: what.ServiceStatus) -> str:
 
 
 def _held(hold: Hold) -> str:
-    why = "it is unhealthy" if hold.health < hold.load else "the box is short"
+    why = {
+        hold.quota: "its tenant has as many flows as it may",
+        hold.load: "the box is short",
+        hold.health: "it is unhealthy",
+    }[hold.share]
     return f"at {hold.share:.0f}% of new flows by a controller ({why}); `viscum enable` lets go"
 
 

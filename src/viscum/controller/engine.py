@@ -148,16 +148,22 @@ class Engine:
         return self._held.get(self.record(name).sid, FREE)
 
     async def hold(
-        self, name: str, *, load: float | None = None, health: float | None = None
+        self,
+        name: str,
+        *,
+        load: float | None = None,
+        health: float | None = None,
+        quota: float | None = None,
     ) -> bool:
-        """Lets it have at most so many percent of new flows, because of one of the two reasons;
-        what the other one says stays. Whether it was another value before."""
+        """Lets it have at most so many percent of new flows, because of one of the reasons; what
+        the others say stays. Whether it was another value before."""
         record = self.record(name)
         old = self._held.get(record.sid, FREE)
         new = replace(
             old,
             load=old.load if load is None else load,
             health=old.health if health is None else health,
+            quota=old.quota if quota is None else quota,
         )
         if new == old:
             return False

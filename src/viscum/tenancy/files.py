@@ -18,20 +18,35 @@ MAX_NAME = 16
 
 
 class Tenants:
-    """Those of one host. Nothing is read before it is asked for, nor again before it changes."""
+    """Those of one host. Nothing is read before it is asked for, nor again before it changes.
+
+    A file that can't be used, or two that clash, stop the tenants they are about and no other.
+    """
 
     def __init__(self, config_dir: str) -> None:
         self.directory = Path(config_dir) / DIRECTORY
         self._mark: tuple[tuple[str, int, int], ...] | None = None
         self._tenants: dict[str, Tenant] = {}
+        self._wrong: dict[str, list[Problem]] = {}
 
     def all(self) -> dict[str, Tenant]:
         """By name. Raises InputError with every problem of every file, and where two clash."""
+        usable, wrong = self.usable()
+        if wrong:
+            raise InputError(*dict.fromkeys(p for problems in wrong.values() for p in problems))
+        return usable
+
+    def usable(self) -> tuple[dict[str, Tenant], dict[str, list[Problem]]]:
+        """Those that can be used, and what is wrong with the others, both by name."""
         mark = self.version()
         if mark != self._mark:
-            self._tenants = _read_all([self.directory / name for name, *_ in mark])
+            self._tenants, self._wrong = _read_all([self.directory / name for name, *_ in mark])
             self._mark = mark
-        return self._tenants
+        return self._tenants, self._wrong
+
+    def names(self) -> frozenset[str]:
+        """Of all that have a file, whatever it says."""
+        return frozenset(name.removesuffix(".toml") for name, *_ in self.version())
 
     def version(self) -> tuple[tuple[str, int, int], ...]:
         """Differs whenever a file was written, made or removed."""
@@ -43,8 +58,10 @@ class Tenants:
         return tuple((name, s.st_ino, s.st_mtime_ns) for name, s in stats)
 
     def get(self, name: str) -> Tenant:
-        """Raises InputError for one that is not there."""
-        tenants = self.all()
+        """Raises InputError for one that is not there, or whose file can't be used."""
+        tenants, wrong = self.usable()
+        if name in wrong:
+            raise InputError(*wrong[name])
         if name not in tenants:
             listed = f"there are: {', '.join(tenants)}" if tenants else "there is none"
             raise InputError(
@@ -104,9 +121,9 @@ def _across(tenant: Tenant, source: str) -> list[Problem]:
     return problems
 
 
-def clashes(tenants: dict[str, Tenant], where: Path) -> list[Problem]:
-    """What two of them claim both: no address, name or pool belongs to two tenants."""
-    problems = []
+def clashes(tenants: dict[str, Tenant], where: Path) -> dict[str, list[Problem]]:
+    """What two of them claim both, by either's name: no address, domain or pool is of two."""
+    problems: dict[str, list[Problem]] = {}
     for a, b in combinations(tenants.values(), 2):
         for key, shared in (
             ("targets", _shared(a.targets, b.targets)),
@@ -114,14 +131,14 @@ def clashes(tenants: dict[str, Tenant], where: Path) -> list[Problem]:
             ("pool", _shared((a.pool,) if a.pool else (), (b.pool,) if b.pool else ())),
         ):
             if shared:
-                problems.append(
-                    Problem(
-                        f"{where / b.name}.toml: {key}",
-                        shared,
-                        f"{a.name} and {b.name} both have it",
-                        f"take it from one of them ({where / a.name}.toml)",
-                    )
+                problem = Problem(
+                    f"{where / b.name}.toml: {key}",
+                    shared,
+                    f"{a.name} and {b.name} both have it",
+                    f"take it from one of them ({where / a.name}.toml)",
                 )
+                for one in (a, b):
+                    problems.setdefault(one.name, []).append(problem)
     return problems
 
 
@@ -145,21 +162,19 @@ def _shared_name(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     return ""
 
 
-def _read_all(paths: list[Path]) -> dict[str, Tenant]:
+def _read_all(paths: list[Path]) -> tuple[dict[str, Tenant], dict[str, list[Problem]]]:
     tenants: dict[str, Tenant] = {}
-    problems: list[Problem] = []
+    wrong: dict[str, list[Problem]] = {}
     for path in paths:
         try:
             tenants[path.stem] = parse(path.stem, path.read_text(), str(path))
         except InputError as error:
-            problems += error.problems
+            wrong[path.stem] = list(error.problems)
         except (OSError, ValueError) as error:
-            problems.append(Problem(str(path), "", f"can't be read: {error}", "mend it"))
-    if paths:
-        problems += clashes(tenants, paths[0].parent)
-    if problems:
-        raise InputError(*problems)
-    return tenants
+            wrong[path.stem] = [Problem(str(path), "", f"can't be read: {error}", "mend it")]
+    for name, problems in (clashes(tenants, paths[0].parent) if paths else {}).items():
+        wrong[name] = problems
+    return {name: t for name, t in tenants.items() if name not in wrong}, wrong
 
 
 def slots(tenant: Tenant, pool4: str) -> range:

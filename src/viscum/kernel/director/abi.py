@@ -38,7 +38,7 @@ REASONS = (
 )  # fmt: skip
 
 U32 = Struct("=I")
-HOLD = Struct("=QQ")
+HOLD = Struct("=QQQ")
 ADDR = Struct("16s")
 SERVICE = Struct(f"=IIQQQQIIIII4x{MAX_INTERFACES}I")  # then MAX_GENERATIONS × GENERATION
 GENERATION = Struct("=IIII")  # then MAX_INSTANCES × INSTANCE

@@ -15,6 +15,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 
+from msgspec.structs import astuple
+
 from viscum import names
 from viscum.errors import ViscumError
 from viscum.kernel import bpf, libbpf
@@ -203,7 +205,7 @@ class EbpfDirector:
         if hold == FREE:
             maps["holds"].delete(key)
         else:
-            maps["holds"].set(key, abi.HOLD.pack(abi.share(hold.load), abi.share(hold.health)))
+            maps["holds"].set(key, abi.HOLD.pack(*map(abi.share, astuple(hold))))
         return True
 
     def holds(self) -> dict[int, Hold]:
