@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 
 LOCK_TIMEOUT = 60.0
 
+#: Told the service as it is (None: there is none); raises to have nothing changed.
+Check = Callable[[Record | None], None]
+
+
+def anything(record: Record | None) -> None:
+    """Whatever there is will do."""
+
 
 class Host:
     """progress: told a line whenever something takes a while. told: every Op before it runs."""
@@ -126,23 +133,36 @@ class Host:
         *,
         replacing: bool = True,
         as_child: bool = False,
+        wait: bool = True,
+        check: Check = anything,
+        tenant: str = "",
     ) -> Outcome:
         """Starts a service, or changes it to `spec`. Raises InputError, ViscumError.
 
         replacing: a spec that differs from the running one's is an upgrade; otherwise it is
         refused. Returns when the new generation listens (or not yet, and why) and, after an
-        upgrade, when the old one has drained.
+        upgrade, when the old one has drained; wait False: without waiting for that (but
+        `upgrade = "replace"` can't start before). check: told what there is, under the lock,
+        before anything is changed. tenant: whose a new service is.
         """
-        return self._up(spec.name, spec, replacing, as_child)
+        return self._up(spec.name, spec, replacing, as_child, wait, check, tenant)
 
     def _up(
-        self, name: str, spec: Spec | None, replacing: bool = True, as_child: bool = False
+        self,
+        name: str,
+        spec: Spec | None,
+        replacing: bool = True,
+        as_child: bool = False,
+        wait: bool = True,
+        check: Check = anything,
+        tenant: str = "",
     ) -> Outcome:
         """spec None: the service's own, read under the lock."""
         first: Record | None = None  # what has to end before the new generation starts
         with self.changing(f"run {name}") as change:
             world = self._with_pool(change)
             old = world.services.get(name)
+            check(old)
             spec = spec or self.known(world, name).spec
             with suppress(InputError):  # one that is not there: named below, with all the rest
                 director.get(spec.director, attach=self.attach).warm()
@@ -170,12 +190,13 @@ class Host:
                     old,
                     spec,
                     addresses,
-                    self._taken(seen, world, ""),
+                    self._taken(seen, world, old.tenant if old else tenant),
                     as_child,
+                    tenant,
                 )
         if first is not None:
             return self._after(first, spec, addresses, as_child)
-        if any(g.state == "draining" for g in self._record(spec.name).generations):
+        if wait and any(g.state == "draining" for g in self._record(spec.name).generations):
             outcome.flows_reset += drains.wait(self, spec.name, drains.done)
         return outcome
 
@@ -212,10 +233,12 @@ class Host:
         *,
         drain: float | None = None,
         for_seconds: float | None = None,
+        wait: bool = True,
     ) -> Outcome:
         """New flows go to the cloud; the server keeps running.
 
         drain: seconds after which flows still open are reset (0: at once); None: never.
+        wait False: returns at once; who settles what is due after the limit resets them.
         """
         with self.changing(f"disable {name}") as change:
             record = self.known(change.world, name)
@@ -233,7 +256,7 @@ class Host:
             if drain == 0:
                 drains.settle(self, change, name)
                 outcome.flows_reset = change.ended.get(name, 0)
-        if drain:
+        if drain and wait:
             outcome.flows_reset = drains.wait(self, name, lambda r: r.end_flows_at is None, "drain")
         return outcome
 
@@ -246,23 +269,32 @@ class Host:
 
     # ---- stop, start, restart, rm
 
-    def stop(self, name: str) -> Outcome:
-        """Ends the processes after their last flow (or the drain limit); the spec is kept."""
+    def stop(self, name: str, *, wait: bool = True) -> Outcome:
+        """Ends the processes after their last flow (or the drain limit); the spec is kept.
+
+        wait False: returns at once; who settles what is due finishes it.
+        """
         with self.changing(f"stop {name}") as change:
             record = self.known(change.world, name)
             if not record.running and not record.generations:
                 return Outcome(name, "unchanged")
             until = evolve.deadline(now(), record.spec.run.drain)
             change.commit(change.world.with_record(evolve.stopping(record, until)))
+            if not wait:
+                drains.settle(self, change, name)
+                left = change.world.services[name].generations
+                reset = change.ended.get(name, 0)
+                return Outcome(name, "draining" if left else "stopped", flows_reset=reset)
         reset = drains.wait(self, name, lambda r: not r.generations)
         return Outcome(name, "stopped", flows_reset=reset)
 
-    def start_again(self, name: str) -> Outcome:
-        """Starts a stopped service, or one whose server has died."""
-        return self._up(name, None)
+    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
+        """Starts a stopped service, or one whose server has died. wait: as for `up`."""
+        return self._up(name, None, wait=wait)
 
-    def restart(self, name: str) -> Outcome:
-        """A new generation of the same spec, as an upgrade is: no client notices."""
+    def restart(self, name: str, *, wait: bool = True) -> Outcome:
+        """A new generation of the same spec, as an upgrade is: no client notices. wait: as for
+        `up`."""
         with self.changing(f"restart {name}") as change:
             record = self.known(change.world, name)
             first = record if start.ends_first(record, record.spec, anyway=True) else None
@@ -275,21 +307,25 @@ class Host:
                 )
         if first is not None:
             outcome = self._after(first, first.spec, first.addresses)
-        else:
+        elif wait:
             outcome.flows_reset += drains.wait(self, name, drains.done)
         outcome.did = "restarted"
         return outcome
 
-    def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Outcome:
+    def remove(
+        self, name: str, *, wait: bool = True, at_once: bool = False, check: Check = anything
+    ) -> Outcome:
         """Takes the service away; flows it has are ended by its drain limit.
 
-        wait False: returns at once; the next command after the limit finishes it.
+        wait False: returns at once; the next command after the limit finishes it. check: told
+        what there is, under the lock, before anything is changed.
         """
         self.known(self.load(), name)
         with self.changing(f"rm {name}") as change:
             if name not in change.world.services:
                 return Outcome(name, "removed")  # it was due, by an earlier command
             record = change.world.services[name]
+            check(record)
             limit = 0.0 if at_once else record.spec.run.drain
             until = now() if at_once else evolve.deadline(now(), limit)
             record = evolve.removing(record, until)

@@ -54,13 +54,15 @@ def start(
     addresses: tuple[str, ...],
     taken: list[int],
     foreground: bool,
+    tenant: str = "",
 ) -> Outcome:
-    """Under the lock, with everything validated. Raises StartFailed, OpFailed."""
+    """Under the lock, with everything validated; tenant: whose a new service is. Raises
+    StartFailed, OpFailed."""
     name = frozenset({spec.name})
     before = change.world
     if old is None:
         world = evolve.create(world, spec, addresses, taken)
-        world = world.with_record(_armed(world.services[spec.name], now()))
+        world = world.with_record(replace(_armed(world.services[spec.name], now()), tenant=tenant))
         change.commit(world, name, foreground)
         seed(change, spec.name)
         return listen(host, change, before, Outcome(spec.name, "started"))

@@ -267,7 +267,7 @@ def remove_empty(path: Path) -> None:
             raise
 
 
-def _refuse_of_others(directory: Path) -> None:
+def refuse_of_others(directory: Path) -> None:
     """Whoever may write there could say what root does, or have it write somewhere else."""
     there = directory.stat()
     group = there.st_mode & stat.S_IWGRP and there.st_gid
@@ -295,6 +295,18 @@ def is_locked(state_dir: str) -> bool:
     )
 
 
+API_SOCKET = "api.sock"
+
+
+def _forget_controller(directory: Path) -> None:
+    """The socket of one that was killed; nothing if who made it is alive."""
+    path = directory / API_SOCKET
+    if path.is_socket() and str(path) not in {
+        line.split(maxsplit=7)[-1] for line in Path("/proc/net/unix").read_text().splitlines()
+    }:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def lock(
     state_dir: str, what: str, timeout: float, waiting: Callable[[str], None]
@@ -310,7 +322,7 @@ def lock(
     while True:
         path.parent.mkdir(0o755, parents=True, exist_ok=True)
         try:
-            _refuse_of_others(path.parent)
+            refuse_of_others(path.parent)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # `rm` of the last service removed the directory just now
             continue
@@ -346,6 +358,7 @@ def lock(
     finally:
         if not (path.parent / "host.json").exists():  # no service is left, nor is anything else
             remove_left_overs(path.parent)
+            _forget_controller(path.parent)
             path.unlink(missing_ok=True)
             remove_empty(path.parent)  # unless the next command is there already
         os.close(fd)

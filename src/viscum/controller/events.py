@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -93,7 +93,7 @@ class Events:
         """Those after `number` that are still remembered, oldest first."""
         return [event for event in self._kept if event.id > number]
 
-    async def listen(self, after: int | None = None) -> AsyncIterator[Event]:
+    async def listen(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Every event after number `after` (None: from now on), as it comes. Raises Missed."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         if after is not None:

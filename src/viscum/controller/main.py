@@ -8,9 +8,12 @@ import signal
 from typing import Protocol
 
 from viscum.controller import log, settings
+from viscum.controller.access import Access
+from viscum.controller.api.part import Api
 from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.news import News
 from viscum.controller.settings import Settings
 from viscum.controller.supervise import Supervisor
 from viscum.errors import ViscumError
@@ -38,9 +41,11 @@ class Controller:
         self.events.sinks.append(log.sink())
         self.engine = Engine(host, self.events)
         self.supervisor = Supervisor(self.engine)
+        self.access = Access(host.config_dir, self.settings.api.group)
+        self.api = Api(self.engine, self.settings.api, self.access, self.supervisor)
 
     def parts(self) -> tuple[Part, ...]:
-        return (self.supervisor, Due(self.engine))
+        return (self.supervisor, Due(self.engine), News(self.engine), self.api)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. What is being changed then is finished; services go on."""

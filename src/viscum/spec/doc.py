@@ -75,7 +75,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a spec. A spec that Viscum accepts is valid by it; what needs
     more than one key (overlaps) or a host only Viscum itself can check."""
     root = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Viscum service"}
-    return root | _table_schema(Spec)
+    return root | table_schema(Spec)
 
 
 def description(path: str) -> str:
@@ -130,7 +130,8 @@ def _in_words(hint: Any, meta: Meta) -> str:
     return {int: "integer", float: "number"}[hint] + span
 
 
-def _table_schema(cls: type[Any]) -> dict[str, Any]:
+def table_schema(cls: type[Any]) -> dict[str, Any]:
+    """Of one table, or of any other that `read_table` reads."""
     infos = fields(cls)
     return {
         "type": "object",
@@ -144,7 +145,7 @@ def _table_schema(cls: type[Any]) -> dict[str, Any]:
 def _field_schema(info: FieldInfo) -> dict[str, Any]:
     struct = _struct(info)
     if struct is not None:
-        return _table_schema(struct)
+        return table_schema(struct)
     meta = _meta(info)
     result = _type_schema(info.type)
     result["description"] = meta.description

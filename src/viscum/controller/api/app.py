@@ -1,0 +1,230 @@
+"""One request, from its head to its answer: matching, who it is, reading, calling, answering."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from email.utils import formatdate
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.routing import Match, Router
+from starlette.routing import Route as Path
+
+from viscum.controller.api import auth, problem, read, streams
+from viscum.controller.api.context import Context
+from viscum.controller.api.route import (
+    EVENTS,
+    JSON,
+    Call,
+    NotFound,
+    NotJson,
+    Refused,
+    Reply,
+    Route,
+    Stream,
+    TooLarge,
+)
+from viscum.controller.api.table import ROUTES
+from viscum.spec import Spec
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+READ = 20.0  # seconds within which a body has to be here
+WRITE = 30.0  # seconds within which a client has to take what is sent
+
+_encoder = msgspec.json.Encoder()
+
+
+class MethodNotAllowed(Refused):
+    status = 405
+
+
+class TooSlow(Refused):
+    status = 408
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        paths: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            paths.setdefault(route.path, {})[route.method] = route
+        self._methods = paths
+        self._router = Router([Path(path, self._nowhere) for path in paths])
+
+    async def _nowhere(self, request: object) -> None:
+        """Routes only match here; `__call__` calls."""
+
+    async def __call__(self, scope: Scope, receive: Receive, asgi_send: Send) -> None:
+        send = _Sender(scope, asgi_send)
+        headers: dict[str, str] = {}
+        try:
+            route, path = self._match(scope)
+            answer = await self._answer(route, path, scope, receive)
+            if isinstance(answer, Stream):
+                await self._stream(answer, scope, receive, send)
+                return
+        except Exception as error:
+            if send.begun:
+                raise
+            found, headers = problem.of(error)
+            answer = Reply(found, found.status, headers, problem.MEDIA)
+            if isinstance(error, MethodNotAllowed):
+                headers["allow"] = ", ".join(self._allowed(scope))
+        await send.reply(answer)
+
+    # ---- matching
+
+    def _match(self, scope: Scope) -> tuple[Route, dict[str, str]]:
+        for candidate in self._router.routes:
+            match, child = candidate.matches(scope)
+            if match == Match.NONE:
+                continue
+            methods = self._methods[candidate.path]  # type: ignore[attr-defined]
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            if method in methods:
+                return methods[method], child["path_params"]
+            raise MethodNotAllowed(
+                f"{scope['method']} is not what {scope['path'][:200]} is for", hint="see Allow"
+            )
+        raise NotFound(f"there is nothing at {scope['path'][:200]}", hint="see /openapi.json")
+
+    def _allowed(self, scope: Scope) -> list[str]:
+        for candidate in self._router.routes:
+            if candidate.matches(scope)[0] != Match.NONE:
+                methods = list(self._methods[candidate.path])  # type: ignore[attr-defined]
+                return sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
+        return []
+
+    # ---- calling
+
+    async def _answer(
+        self, route: Route, path: dict[str, str], scope: Scope, receive: Receive
+    ) -> Reply | Stream:
+        state = scope.get("state", {})
+        headers = Headers(scope=scope)
+        who = auth.principal(self.context.access, headers, state.get("peer"), state.get("subject"))
+        auth.require(who, route)
+        query = read.query(route.query, scope["query_string"])
+        body = None
+        if route.body is not None:
+            body = self._body(route, await _body(headers, receive), headers)
+        return await route.handler(Call(self.context, who, path, query, body, headers))
+
+    def _body(self, route: Route, raw: bytes, headers: Headers) -> Any:
+        media = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        if raw and media != JSON:
+            raise NotJson(f"the body is {media[:80]}", hint=f"send {JSON}")
+        assert route.body is not None
+        return read.decode(raw) if route.body is Spec else read.body(route.body, raw)
+
+    # ---- answering
+
+    async def _stream(self, answer: Stream, scope: Scope, receive: Receive, send: _Sender) -> None:
+        count = self.context.streams
+        count.admit()
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            count.open += 1
+            await send.start(200, {"content-type": EVENTS, "cache-control": "no-store"})
+            if scope["method"] != "HEAD":
+                paced = streams.paced(answer.chunks, gone, lambda: True)
+                async for chunk in paced:
+                    await send.body(chunk, more=True)
+            await send.body(b"")
+        finally:
+            count.open -= 1
+            gone.cancel()
+            await answer.chunks.aclose()
+
+
+class _Sender:
+    """The ASGI `send`, with headers that every answer has and a limit in time."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.begun = False
+        self._send = send
+        self._abort = scope.get("state", {}).get("abort")
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        self.begun = True
+        headers = {"date": _date(), "cache-control": "no-cache"} | headers
+        raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        raw.append((b"x-content-type-options", b"nosniff"))
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def body(self, data: bytes, *, more: bool = False) -> None:
+        try:
+            async with asyncio.timeout(WRITE):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            if self._abort is not None:
+                self._abort()
+            raise
+
+    async def reply(self, answer: Reply) -> None:
+        data = b"" if answer.status == 304 or answer.body is None else _encoded(answer.body)
+        headers = dict(answer.headers)
+        if answer.status != 304:
+            headers |= {"content-length": str(len(data))}
+        if data:
+            headers |= {"content-type": answer.media}
+        if answer.status in (408, 413):
+            headers |= {"connection": "close"}
+        await self.start(answer.status, headers)
+        await self.body(data)
+
+
+def _encoded(body: object) -> bytes:
+    return body if isinstance(body, bytes) else _encoder.encode(body)
+
+
+_now = (0, "")
+
+
+def _date() -> str:
+    global _now
+    moment = int(time.time())
+    if _now[0] != moment:
+        _now = (moment, formatdate(moment, usegmt=True))
+    return _now[1]
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes:
+    """Raises TooLarge, TooSlow."""
+    too_large = TooLarge(
+        f"the body is larger than {read.MAX_BODY} bytes", state="nothing was changed",
+        hint="is it a spec at all?",
+    )  # fmt: skip
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > read.MAX_BODY:
+        raise too_large
+    parts = bytearray()
+    try:
+        async with asyncio.timeout(READ):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise TooSlow("the client has gone")
+                parts += message.get("body", b"")
+                if len(parts) > read.MAX_BODY:
+                    raise too_large
+                if not message.get("more_body", False):
+                    return bytes(parts)
+    except TimeoutError:
+        raise TooSlow(
+            f"the body was not here within {READ:g} s", state="nothing was changed",
+            hint="send it at once",
+        ) from None  # fmt: skip
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,289 @@
+"""/v1/services: looking at services and changing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from viscum.controller.access import Principal
+from viscum.controller.api import etag, view
+from viscum.controller.api.context import Context
+from viscum.controller.api.read import Flag
+from viscum.controller.api.route import Call, Conflict, NotFound, Reply, Route
+from viscum.errors import InputError, Problem
+from viscum.spec import Spec, from_mapping
+from viscum.spec.types import Duration, Text
+from viscum.start import Outcome
+from viscum.store import Record
+
+
+class PageQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
+    limit: Annotated[int, Meta(description="So many at most.", ge=1, le=500)] = 100
+    after: Annotated[
+        Text | None, Meta(description="The `next` of the page before; none: from the start.")
+    ] = None
+
+
+class PutQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
+    dry_run: Annotated[Flag, Meta(description="Answer the steps and change nothing.")] = False
+
+
+class RemoveQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
+    now: Annotated[Flag, Meta(description="Reset its client connections instead of waiting.")] = (
+        False
+    )
+
+
+class Enable(Struct, frozen=True, kw_only=True, rename={"for_": "for"}):
+    """How it is enabled."""
+
+    for_: Annotated[
+        Duration | None, Meta(description="Turn back by itself after this long.", examples=["10m"])
+    ] = None
+
+
+class Disable(Struct, frozen=True, kw_only=True, rename={"for_": "for"}):
+    """How it is disabled."""
+
+    for_: Annotated[
+        Duration | None, Meta(description="Turn back by itself after this long.", examples=["1h"])
+    ] = None
+    drain: Annotated[
+        Duration | None,
+        Meta(description="Reset what is left after this long; none: never.", examples=["30s"]),
+    ] = None
+    now: Annotated[Flag, Meta(description="Reset the service's client connections at once.")] = (
+        False
+    )
+
+
+class Step(Struct, frozen=True):
+    """One step of a plan, in words and as shell commands."""
+
+    step: str
+    shell: tuple[str, ...]
+
+
+class Steps(Struct, frozen=True):
+    """What would be done."""
+
+    steps: tuple[Step, ...]
+
+
+async def listed(call: Call) -> Reply:
+    query: PageQuery = call.query
+    return Reply(await view.page(call.context, call.who, query.limit, query.after))
+
+
+async def one(call: Call) -> Reply:
+    record = call.context.record(call.who, call.path["name"])
+    tag = etag.of_record(record)
+    unless = call.headers.get("if-none-match")
+    if unless is not None and etag.matches(unless, tag, weak=True):
+        return Reply(None, 304, {"etag": tag})
+    return Reply(await view.service(call.context, call.who, record), 200, {"etag": tag})
+
+
+async def put(call: Call) -> Reply:
+    context, engine = call.context, call.context.engine
+    assert call.who is not None
+    spec = _spec(call.path["name"], call.body)
+    _refuse_of_others(context, call.who, spec.name)
+    spec = context.access.admit(call.who, spec, engine.world)
+    query: PutQuery = call.query
+    if query.dry_run:
+        steps = await engine.wait_for(engine.host.plan, [spec])
+        return Reply(Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in steps)))
+    owner = context.access.owner(call.who, spec.name, engine.world)
+    old = engine.world.services.get(spec.name)
+    if old is not None and old.spec.upgrade == "replace":
+        run: Callable[..., Any] = engine.wait_for
+    else:
+        run = engine.act
+    outcome = await run(engine.host.up, spec, wait=False, check=_check(call, owner), tenant=owner)
+    created = old is None and outcome.did == "started"
+    return _changed(context, spec.name, outcome, 201 if created else 200)
+
+
+def _spec(name: str, given: Any) -> Spec:
+    """Raises InputError."""
+    if isinstance(given, dict) and given.setdefault("name", name) != name:
+        raise InputError(
+            Problem(
+                "name",
+                str(given["name"])[:80],
+                "is not the name in the path",
+                f"write {name}, or leave it out",
+            )
+        )
+    return from_mapping(given)
+
+
+def _refuse_of_others(context: Context, who: Principal, name: str) -> None:
+    record = context.engine.world.services.get(name)
+    if record is not None and not context.access.sees(who, record.tenant):
+        raise Conflict(
+            f"the name {name} is taken", state="nothing was changed", hint="choose another name"
+        )
+
+
+def _check(call: Call, owner: str | None = None) -> Callable[[Record | None], None]:
+    """What has to hold under the lock, where nobody can change it any more."""
+    if_match, if_none = call.headers.get("if-match"), call.headers.get("if-none-match")
+    for header in (if_match, if_none):
+        etag.tags(header or "*")  # complain of what is malformed before anything else
+
+    def check(record: Record | None) -> None:
+        etag.require(etag.of_record(record) if record else None, if_match, if_none)
+        if record is not None and owner is not None and record.tenant != owner:
+            raise Conflict(
+                f"the name {record.name} was taken by somebody else just now",
+                state="nothing was changed",
+                hint="choose another name",
+            )
+        if record is not None and record.removing and owner is not None:
+            raise Conflict(
+                f"{record.name} is being removed, and has flows that go on",
+                state="nothing was changed",
+                hint="try again when it is gone; DELETE with now=true ends them",
+            )
+
+    return check
+
+
+async def remove(call: Call) -> Reply:
+    name = call.context.record(call.who, call.path["name"]).name
+    query: RemoveQuery = call.query
+    engine = call.context.engine
+    outcome = await engine.act(
+        engine.host.remove, name, wait=False, at_once=query.now, check=_check(call)
+    )
+    return _changed(call.context, name, outcome, 202 if outcome.did == "draining" else 200)
+
+
+async def enable(call: Call) -> Reply:
+    body: Enable = call.body
+    return await _act(call, call.context.engine.host.enable, for_seconds=body.for_)
+
+
+async def disable(call: Call) -> Reply:
+    body: Disable = call.body
+    if body.now and body.drain is not None:
+        raise InputError(Problem("now", "true", "goes not together with drain", "give one of them"))
+    drain = 0.0 if body.now else body.drain
+    host = call.context.engine.host
+    return await _act(call, host.disable, for_seconds=body.for_, drain=drain, wait=False)
+
+
+async def stop(call: Call) -> Reply:
+    return await _act(call, call.context.engine.host.stop, wait=False)
+
+
+async def start(call: Call) -> Reply:
+    return await _act(call, call.context.engine.host.start_again, wait=False)
+
+
+async def restart(call: Call) -> Reply:
+    return await _act(call, call.context.engine.host.restart, wait=False)
+
+
+async def _act(call: Call, act: Callable[..., Outcome], **options: Any) -> Reply:
+    record = call.context.record(call.who, call.path["name"])
+    if record.removing:
+        raise Conflict(
+            f"{record.name} is being removed", state="nothing was changed",
+            hint="try again when it is gone",
+        )  # fmt: skip
+    engine = call.context.engine
+    slow = record.spec.upgrade == "replace" and act.__name__ in ("restart", "start_again")
+    run: Callable[..., Any] = engine.wait_for if slow else engine.act
+    try:
+        outcome = await run(act, record.name, **options)
+    except InputError as error:
+        if record.name not in engine.world.services:
+            raise NotFound(f"{record.name}: was removed just now") from None
+        raise error
+    return _changed(call.context, record.name, outcome)
+
+
+def _changed(context: Context, name: str, outcome: Outcome, status: int = 200) -> Reply:
+    headers = {}
+    record = context.engine.world.services.get(name)
+    if record is not None:
+        headers["etag"] = etag.of_record(record)
+    if status == 201:
+        headers["location"] = f"/v1/services/{name}"
+    return Reply(outcome, status, headers)
+
+
+def _action(word: str, summary: str, handler: Any, body: type[Struct] | None = None) -> Route:
+    return Route(
+        method="POST",
+        path=f"/v1/services/{{name}}/{word}",
+        role="operator",
+        summary=summary,
+        handler=handler,
+        body=body,
+        answers={200: Outcome},
+        errors=(404, 409, 422) if body or word not in ("stop",) else (404, 409),
+        headers=("ETag",),
+    )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/services",
+        role="viewer",
+        summary="The services that are yours to see, by name.",
+        handler=listed,
+        query=PageQuery,
+        answers={200: view.ServicePage},
+        errors=(422,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/services/{name}",
+        role="viewer",
+        summary="One service.",
+        handler=one,
+        answers={200: view.Service, 304: None},
+        errors=(404,),
+        request_headers=("If-None-Match",),
+        headers=("ETag",),
+    ),
+    Route(
+        method="PUT",
+        path="/v1/services/{name}",
+        role="operator",
+        summary="Make a service what the spec says.",
+        description="Answers when its new generation listens, or not yet (`listening`); what an "
+        "upgrade leaves drains meanwhile.",
+        handler=put,
+        query=PutQuery,
+        body=Spec,
+        answers={200: Outcome | Steps, 201: Outcome},
+        errors=(409, 412, 422),
+        request_headers=("If-Match", "If-None-Match"),
+        headers=("ETag",),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/services/{name}",
+        role="operator",
+        summary="Take a service away; its flows may end within its drain limit (202).",
+        handler=remove,
+        query=RemoveQuery,
+        answers={200: Outcome, 202: Outcome},
+        errors=(404, 412, 422),
+        request_headers=("If-Match",),
+        headers=("ETag",),
+    ),
+    _action("enable", "Steer new flows to it.", enable, Enable),
+    _action("disable", "Steer new flows to the cloud.", disable, Disable),
+    _action("stop", "End its server after its last flow; keep the spec.", stop),
+    _action("start", "Start it again.", start),
+    _action("restart", "Move to new processes, unnoticed.", restart),
+)

@@ -1,0 +1,71 @@
+"""Server-sent events: how a stream is written, kept alive and ended; how many there may be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import msgspec
+
+from viscum.controller.api.route import TooMany
+
+MOST = 64  # streams at a time
+HEARTBEAT = 15.0  # seconds after which a comment is sent when nothing else is
+
+
+class Streams:
+    """Those that are open."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def admit(self) -> None:
+        """Raises TooMany. `entered` and `left` count."""
+        if self.open >= MOST:
+            raise TooMany(
+                f"{self.open} streams are open already", hint="close one, or poll instead", after=10
+            )
+
+
+def frame(value: Any, *, event: str = "", cursor: str = "") -> bytes:
+    """One event; JSON has no line ends of its own."""
+    head = (f"event: {event}\n" if event else "") + (f"id: {cursor}\n" if cursor else "")
+    data = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    return head.encode() + b"data: " + data + b"\n\n"
+
+
+async def paced(
+    chunks: AsyncGenerator[bytes, None], gone: asyncio.Future[Any], still: Callable[[], bool]
+) -> AsyncGenerator[bytes, None]:
+    """`chunks`, with comments where nothing comes, until the client has gone or `still`, asked
+    with each comment, says that it may not go on."""
+    waiting: asyncio.Task[bytes] | None = None
+    try:
+        while not gone.done() and still():
+            if waiting is None:
+                waiting = asyncio.ensure_future(_next(chunks))
+            await asyncio.wait(
+                {waiting, gone}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
+            )
+            if gone.done():
+                return
+            if not waiting.done():
+                yield b": \n\n"
+                continue
+            try:
+                chunk = waiting.result()
+            except StopAsyncIteration:
+                waiting = None
+                return
+            waiting = None
+            yield chunk
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await chunks.aclose()
+
+
+async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(chunks)

@@ -1,0 +1,8 @@
+"""Every route there is. A new part of the API adds its ROUTES here and nowhere else."""
+
+from __future__ import annotations
+
+from viscum.controller.api import happenings, hosts, services
+from viscum.controller.api.route import Route
+
+ROUTES: tuple[Route, ...] = (*hosts.ROUTES, *services.ROUTES, *happenings.ROUTES)
