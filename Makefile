@@ -7,6 +7,8 @@ AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL
 AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $@" >&2; exit 1'
 PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest
+# Most tests wait most of the time: two at once, whichever is free takes the next.
+SPREAD = -n 2 --dist worksteal
 ARGS =
 
 .PHONY: help setup demo test unit acceptance vm bench-quick lint format clean
@@ -22,13 +24,13 @@ demo: setup  ## a real nginx and iperf3 moved onto a router under its clients' f
 	@$(AS_ROOT) .venv/bin/viscum demo $(ARGS)
 
 test: setup  ## everything (as root, in its own namespaces; about 13 minutes)
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: setup  ## what needs neither root nor a kernel; seconds
 	@$(PY) -m pytest tests/unit $(ARGS)
 
 acceptance: setup  ## everything, then requirement -> tests -> result -> figure
-	@$(PYTEST) --acceptance $(ARGS)
+	@$(PYTEST) $(SPREAD) --acceptance $(ARGS)
 
 vm: setup  ## on Debian 12's own kernel, in a virtual machine (about eight minutes)
 	@$(AS_ROOT) sh scripts/vm/test $(ARGS)

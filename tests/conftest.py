@@ -29,7 +29,8 @@ LabFactory = Callable[..., Lab]
 
 
 class Record:
-    """What this run has shown so far, by node id."""
+    """What this run has shown so far, by node id: told by the tests' reports, which also come from
+    the processes that tests may be spread over (pytest-xdist)."""
 
     def __init__(self) -> None:
         self.requirements: dict[str, tuple[str, ...]] = {}
@@ -66,6 +67,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORD] = Record()
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs a part of the tests for another one, which sums up."""
+    return hasattr(config, "workerinput")
+
+
 def _area(item: pytest.Item) -> str:
     try:
         return item.path.relative_to(TESTS).parts[0]
@@ -81,6 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if unknown:
             raise pytest.UsageError(f"{item.nodeid}: no requirement {', '.join(unknown)}")
         record.requirements[item.nodeid] = numbers
+        item.user_properties.append(("req", numbers))
         if _area(item) in ROOT_DIRECTORIES and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
@@ -128,7 +135,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     record = session.config.stash[RECORD]
     if session.config.option.collectonly or os.geteuid() != 0:
         return
-    if any(_area(item) != "unit" for item in session.items):
+    if _is_worker(session.config):
+        return
+    # With workers only they know the tests.
+    spread = session.config.getoption("numprocesses", None)
+    if spread or any(_area(item) != "unit" for item in session.items):
         record.lock = Path("/run/lock/viscum-tests").open("w")  # noqa: SIM115  held for the run
         record.alone = _alone(record.lock)
         fcntl.flock(record.lock, fcntl.LOCK_SH)
@@ -142,7 +153,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         record.leaks = leaks(record.before)
         record.alone = record.alone and _alone(record.lock)
         record.lock.close()
-    if session.exitstatus != pytest.ExitCode.OK:
+    if session.exitstatus != pytest.ExitCode.OK or _is_worker(session.config):
         return
     if (record.leaks and record.alone) or (
         session.config.getoption("--acceptance") and record.unproved()
@@ -199,11 +210,9 @@ def _acceptance(record: Record) -> Iterator[str]:
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
     """`figure(name, value, unit)`: something measured, for the acceptance table."""
-    texts = request.config.stash[RECORD].figures.setdefault(request.node.nodeid, [])
-
     def record(name: str, value: float | str, unit: str = "") -> None:
         number = f"{value:.4g}" if isinstance(value, float) else str(value)
-        texts.append(f"{name}: {number} {unit}".rstrip())
+        request.node.user_properties.append(("figure", f"{name}: {number} {unit}".rstrip()))
 
     return record
 
@@ -216,6 +225,12 @@ class _Outcomes:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         known = self.record.outcomes.get(report.nodeid)
+        if report.when == "teardown":
+            for kind, value in report.user_properties:
+                if kind == "figure":
+                    self.record.figures.setdefault(report.nodeid, []).append(str(value))
+                elif isinstance(value, (tuple, list)):
+                    self.record.requirements[report.nodeid] = tuple(value)
         if report.failed:
             self.record.outcomes[report.nodeid] = "failed"
         elif known is None and (report.when == "call" or report.skipped):
