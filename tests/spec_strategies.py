@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from viscum.spec import (
     Bytes,
@@ -90,84 +91,96 @@ PROBES = st.builds(
     restart_after=st.integers(0, 1000),
 ) | st.builds(Probe, type=st.just("exec"), command=st.tuples(TEXTS))
 
-SPECS: st.SearchStrategy[Spec] = st.builds(
-    Spec,
-    name=_names(40),
-    command=st.builds(
-        lambda program, rest: (program, *rest),
-        _names(8) | PATHS.filter(lambda path: not path.endswith("/")),
-        st.lists(TEXTS, max_size=3),
-    ),
-    instances=st.integers(1, 8),
-    director=st.sampled_from(["auto", "ebpf", "flower"]),
-    upgrade=st.sampled_from(["beside", "replace"]),
-    steer=st.builds(
-        Steer,
-        interfaces=_arrays(_names(15), min_size=1, max_size=8),
-        targets=_arrays(TARGETS, min_size=1, max_size=4),
-        ports=_arrays(PORTS, max_size=3),
-        clients=_arrays(NETWORKS, max_size=3),
-        share=st.integers(0, 100),
-        share_by=st.sampled_from(["client", "flow"]),
-        when_down=st.sampled_from(["cloud", "drop"]),
-        firewall=st.sampled_from(["bypass", "honour"]),
-        udp=st.builds(
-            Udp,
-            idle=SOME_TIME,
-            open=st.sampled_from(["any", "quic-initial"]),
-            arm=DURATIONS,
+
+def _sandboxed(spec: Spec) -> Spec:
+    """A sandbox leaves no choice of these two; without this, most such specs would be filtered."""
+    if spec.run.sandbox == "off":
+        return spec
+    return replace(spec, run=replace(spec.run, user=None, capabilities=None))
+
+
+SPECS: st.SearchStrategy[Spec] = (
+    st.builds(
+        Spec,
+        name=_names(40),
+        command=st.builds(
+            lambda program, rest: (program, *rest),
+            _names(8) | PATHS.filter(lambda path: not path.endswith("/")),
+            st.lists(TEXTS, max_size=3),
         ),
-        ping=st.sampled_from(["cloud", "edge"]),
-        names=st.builds(
-            TargetNames,
-            refresh=st.sampled_from(["on", "off"]),
-            learn=st.sampled_from(["on", "off"]),
-            within=_arrays(NETWORKS, max_size=3),
-            hold=SOME_TIME,
-            min_ttl=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
-            max_ttl=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
-            max_addresses=st.integers(1, 512),
-        ),
-    ),
-    run=st.builds(
-        Run,
-        user=st.sampled_from([None, "www-data", "1000:1000"]),
-        environment=st.dictionaries(KEYS, TEXTS, max_size=3),
-        working_directory=st.none() | PATHS,
-        start_timeout=SOME_TIME,
-        stop_timeout=DURATIONS,
-        drain=DURATIONS,
-        root=st.none() | PATHS,
-        capabilities=st.none() | _arrays(st.sampled_from(values.CAPABILITIES), max_size=3),
-        sandbox=st.sampled_from(["off", "strict"]),
-        ready=st.lists(TEXTS, max_size=2).map(tuple),
-        restart=st.sampled_from(["on-failure", "always", "no"]),
-        restart_delay=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
-        restart_max_delay=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
-    ),
-    limits=st.builds(
-        Limits,
-        cpu=st.none() | st.floats(0.01, 1024),
-        memory=st.none() | st.integers(2**20, 2**40).map(Bytes),
-        processes=st.none() | st.integers(1, 2**22),
-        log=st.integers(4096, 2**40).map(Bytes),
-    ),
-    egress=st.builds(
-        Egress,
-        allow=_arrays(
-            st.builds(
-                EgressRule,
-                to=st.sampled_from(["internet", "router", "lan"])
-                | NETWORKS.map(values.network_text),
-                port=st.none() | PORTS,
+        instances=st.integers(1, 8),
+        director=st.sampled_from(["auto", "ebpf", "flower"]),
+        upgrade=st.sampled_from(["beside", "replace"]),
+        steer=st.builds(
+            Steer,
+            interfaces=_arrays(_names(15), min_size=1, max_size=8),
+            targets=_arrays(TARGETS, min_size=1, max_size=4),
+            ports=_arrays(PORTS, max_size=3),
+            clients=_arrays(NETWORKS, max_size=3),
+            share=st.integers(0, 100),
+            share_by=st.sampled_from(["client", "flow"]),
+            when_down=st.sampled_from(["cloud", "drop"]),
+            firewall=st.sampled_from(["bypass", "honour"]),
+            udp=st.builds(
+                Udp,
+                idle=SOME_TIME,
+                open=st.sampled_from(["any", "quic-initial"]),
+                arm=DURATIONS,
             ),
-            max_size=3,
+            ping=st.sampled_from(["cloud", "edge"]),
+            names=st.builds(
+                TargetNames,
+                refresh=st.sampled_from(["on", "off"]),
+                learn=st.sampled_from(["on", "off"]),
+                within=_arrays(NETWORKS, max_size=3),
+                hold=SOME_TIME,
+                min_ttl=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
+                max_ttl=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
+                max_addresses=st.integers(1, 512),
+            ),
         ),
-    ),
-    priority=st.integers(0, 100),
-    probe=st.just(Probe()) | PROBES,
-    guard=st.builds(Guard, mode=st.sampled_from(["on", "off"]), min_share=st.integers(0, 100)),
-).filter(lambda spec: not across(spec))
+        run=st.builds(
+            Run,
+            user=st.sampled_from([None, "www-data", "1000:1000"]),
+            environment=st.dictionaries(KEYS, TEXTS, max_size=3),
+            working_directory=st.none() | PATHS,
+            start_timeout=SOME_TIME,
+            stop_timeout=DURATIONS,
+            drain=DURATIONS,
+            root=st.none() | PATHS,
+            capabilities=st.none() | _arrays(st.sampled_from(values.CAPABILITIES), max_size=3),
+            sandbox=st.sampled_from(["off", "strict"]),
+            ready=st.lists(TEXTS, max_size=2).map(tuple),
+            restart=st.sampled_from(["on-failure", "always", "no"]),
+            restart_delay=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
+            restart_max_delay=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
+        ),
+        limits=st.builds(
+            Limits,
+            cpu=st.none() | st.floats(0.01, 1024),
+            memory=st.none() | st.integers(2**20, 2**40).map(Bytes),
+            processes=st.none() | st.integers(1, 2**22),
+            log=st.integers(4096, 2**40).map(Bytes),
+        ),
+        egress=st.builds(
+            Egress,
+            allow=_arrays(
+                st.builds(
+                    EgressRule,
+                    to=st.sampled_from(["internet", "router", "lan"])
+                    | NETWORKS.map(values.network_text),
+                    port=st.none() | PORTS,
+                ),
+                max_size=3,
+            ),
+        ),
+        priority=st.integers(0, 100),
+        probe=st.just(Probe()) | PROBES,
+        guard=st.builds(Guard, mode=st.sampled_from(["on", "off"]), min_share=st.integers(0, 100)),
+    )
+    .map(_sandboxed)
+    .filter(lambda spec: not across(spec))
+)
 
 SCALARS = (
     st.none()

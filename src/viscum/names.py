@@ -32,6 +32,10 @@ INNER_LINK = "eth0"
 SERVICE_TABLE = 50  # in the service's namespace: the way to the real origin
 POOLS4 = ("100.127.192.0/19", "10.213.192.0/19", "172.31.192.0/19", "192.168.192.0/19")
 POOL6 = "fd76:6973:6375:6d::/112"
+# uids (and gids) of sandboxed instances: UIDS | part of the host | slot. Below 2**31, and above
+# what distributions, subuid(5) and systemd's containers give out.
+UIDS = 0x7600_0000
+UID_PART = 0x653  # of the default state directory
 
 
 class HostNames(Struct, frozen=True):
@@ -49,6 +53,12 @@ class HostNames(Struct, frozen=True):
         import hashlib  # loads OpenSSL: 5 ms that a box with the default directory does not need
 
         return f"viscum-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+
+    def uid(self, slot: int) -> int:
+        """Whom a sandboxed instance runs as: nobody else at the same time, as nobody else has its
+        slot. Another state directory on the same machine has other numbers (by its hash)."""
+        _, dash, digits = self.prefix.partition("-")
+        return UIDS | (int(digits[:3], 16) if dash else UID_PART) << 12 | slot
 
     def netns(self, service: str, generation: int, instance: int) -> str:
         return f"{self.prefix}.{service}.{generation}.{instance}"

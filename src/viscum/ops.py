@@ -277,6 +277,7 @@ class StartProcess(Struct, frozen=True):
     log: str
     hide: tuple[str, ...]  # directories not for the server's eyes
     own: tuple[str, ...] = ()  # its own addresses, for /etc/hosts
+    uid: int = 0  # whom it runs as in a strict sandbox
     foreground: bool = False  # stays a child of the calling process
 
     def describe(self) -> str:

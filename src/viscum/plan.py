@@ -30,7 +30,7 @@ from viscum.model import (
     SteerPort,
     SteerService,
 )
-from viscum.spec import Spec, Steer
+from viscum.spec import Spec, Steer, limits_in_force
 from viscum.store import Generation, Record, World
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
@@ -338,7 +338,7 @@ def _process(
 ) -> Iterator[ops.Op]:
     record, generation = i.record, i.generation
     group = seen.groups.get(i.group)
-    limits = record.spec.limits
+    limits = limits_in_force(record.spec)
     if not _alive(i, seen):
         if record.running and record.name in start and generation.state != "draining":
             yield ops.StartProcess(
@@ -353,6 +353,7 @@ def _process(
                 # Both have the specs of other services, with the secrets in their environments.
                 hide=(host.state_dir, str(Path(host.config_dir).absolute())),
                 own=tuple(str(own) for _, own, _ in i.own),
+                uid=host.uid(i.slot),
                 foreground=foreground,
             )
     elif group is not None and (group.cpu, group.memory, group.processes) != rounded(

@@ -6,18 +6,16 @@ services, users, files and controllers. All problems at once, each with the next
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 
 from viscum import names
 from viscum.errors import InputError, Problem
-from viscum.kernel import cgroup, director, identity, process
+from viscum.kernel import cgroup, director
 from viscum.model import Network, Observed
-from viscum.spec import Claim, Spec, check, check_against
+from viscum.spec import Claim, Spec, check, check_against, limits_in_force
 from viscum.store import World
-
-HIDDEN = ("/tmp", "/run")  # private to each instance
+from viscum.validate_run import process_problems
 
 
 def resolve(spec: Spec) -> tuple[str, ...]:
@@ -64,7 +62,7 @@ def validate(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observe
         *_targets(networks, spec.steer.targets, world, seen),
         *_others(spec, networks, world),
         *_pool(world, seen),
-        *_process(spec),
+        *process_problems(spec),
         *_limits(spec),
     ]
     if problems:
@@ -186,73 +184,15 @@ def _clash(pool: Network, networks: Iterable[Network]) -> Network | None:
     return None
 
 
-def _process(spec: Spec) -> Iterator[Problem]:
-    run = spec.run
-    root = run.root or ""
-    if root and not os.path.isdir(root):
-        yield Problem("run.root", root, "is not a directory", "unpack the root file system there")
-        return
-    if run.user is not None:
-        try:
-            identity.look_up(run.user, run.root)
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            yield Problem("run.user", run.user, why, "see `getent passwd` and `getent group`")
-    directory = run.working_directory
-    if directory is not None:
-        if not root and _hidden(directory):
-            yield _is_hidden("run.working-directory", directory)
-        elif not os.path.isdir(root + directory):
-            yield Problem("run.working-directory", directory, "is not a directory", "create it")
-    if spec.command:
-        yield from _command(spec.command[0], root, dict(run.environment).get("PATH", process.PATH))
-
-
-def _command(program: str, root: str, path: str) -> Iterator[Problem]:
-    if not program.startswith("/"):
-        found = [f"{d}/{program}" for d in path.split(":") if d.startswith("/")]
-        if not any(_executable(root + f) and (root or not _hidden(f)) for f in found):
-            yield Problem(
-                "command[0]",
-                program,
-                f"is not found in {path}",
-                "give its absolute path, or install it",
-            )
-        return
-    if not root and _hidden(program):
-        yield _is_hidden("command[0]", program)
-    elif not os.path.exists(root + program):
-        yield Problem("command[0]", program, "does not exist", "check the path, or install it")
-    elif os.path.isdir(root + program):
-        yield Problem("command[0]", program, "is a directory", "name the program in it")
-    elif not _executable(root + program):
-        yield Problem("command[0]", program, "can't be executed", f"chmod +x {root}{program}")
-
-
-def _executable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)
-
-
-def _hidden(path: str) -> bool:
-    real = os.path.realpath(path)
-    return any(real == h or real.startswith(f"{h}/") for h in HIDDEN)
-
-
-def _is_hidden(field: str, path: str) -> Problem:
-    return Problem(
-        field,
-        path,
-        "is hidden from the server, whose /tmp and /run are its own",
-        "move it elsewhere, for example to /srv or /opt",
-    )
-
-
 def _limits(spec: Spec) -> Iterator[Problem]:
     available = cgroup.available()
+    limits = limits_in_force(spec)
+    strict = spec.run.sandbox == "strict"  # and can't do without
+    instead = 'write sandbox = "off"' if strict else "leave the limit out"
     wanted = {
-        "cpu": ("cpu", spec.limits.cpu),
-        "memory": ("memory", spec.limits.memory),
-        "processes": ("pids", spec.limits.processes),
+        "cpu": ("cpu", limits.cpu),
+        "memory": ("memory", limits.memory),
+        "processes": ("pids", limits.processes),
     }
     for field, (controller, value) in wanted.items():
         if value is not None and controller not in available:
@@ -260,5 +200,5 @@ def _limits(spec: Spec) -> Iterator[Problem]:
                 f"limits.{field}",
                 str(value),
                 f"this box has no {controller} controller",
-                "leave the limit out, or boot with the controller on (cgroup_enable=…)",
+                f"{instead}, or boot with the controller on (cgroup_enable=…)",
             )

@@ -16,6 +16,7 @@ LAYERS = (
     {"host"},
     {"start", "foreground", "drains"},
     {"change", "validate", "doctor", "flows"},
+    {"validate_run"},
     {"plan", "apply"},
     {"ops", "egress"},
     {"kernel"},

@@ -65,6 +65,41 @@ def look_up(spec: str | None, root: str | None = None) -> User:
     return User(user.uid, gid, (gid,), user.name, user.home)
 
 
+def sandboxed(uid: int) -> User:
+    """A user of no group but its own, without a name or a home."""
+    return User(uid, uid, (), str(uid), "/tmp")
+
+
+def holder(uid: int) -> str:
+    """Who has this uid or gid on the box already, in words: a user, a group, a range of
+    subuid(5) or subgid(5); "" if nobody has."""
+    if user := _box_user(str(uid)):
+        return f"user {user.name}"
+    import grp
+
+    try:
+        return f"group {grp.getgrgid(uid).gr_name}"
+    except KeyError:
+        pass
+    for path in ("/etc/subuid", "/etc/subgid"):
+        for owner, first, count in _ranges(path):
+            if first <= uid < first + count:
+                return f"{owner} in {path}"
+    return ""
+
+
+def _ranges(path: str) -> list[tuple[str, int, int]]:
+    if not os.path.exists(path):
+        return []
+    with open(path, errors="replace") as file:
+        lines = [line.strip().split(":") for line in file]
+    return [
+        (f[0], int(f[1]), int(f[2]))
+        for f in lines
+        if len(f) == 3 and f[1].isdecimal() and f[2].isdecimal()
+    ]
+
+
 def _box_user(name: str) -> User | None:
     import pwd
 

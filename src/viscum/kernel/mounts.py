@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -49,10 +50,10 @@ class Step:
     apply: Callable[[], None]
 
 
-def view(root: str | None, files: Mapping[str, str], hide: tuple[str, ...] = ()) -> list[Step]:
+def view(root: str | None, files: Mapping[str, str], hidden: tuple[str, ...] = ()) -> list[Step]:
     """The operations, for a process alone in a new mount namespace (and its network namespace).
 
-    files: path → text the instance finds there (/etc/resolv.conf, /etc/hosts). hide: directories
+    files: path → text the instance finds there (/etc/resolv.conf, /etc/hosts). hidden: directories
     of the box covered by an empty one (those of state and settings). Each step may raise OSError.
     """
     steps = [_mount("detach from the box's mounts", None, "/", None, MS_REC | MS_SLAVE)]
@@ -60,11 +61,11 @@ def view(root: str | None, files: Mapping[str, str], hide: tuple[str, ...] = ())
         steps += _root(os.path.abspath(root))
     else:
         # As `ip netns exec` does it: the old one (and the cgroups and bpffs mounted below it) goes.
-        steps.append(Step("unmount", "/sys", lambda: _detach("/sys")))
+        steps.append(Step("unmount", "/sys", lambda: detach("/sys")))
         steps.append(_mount("mount sysfs", "sysfs", "/sys", "sysfs", _INERT | MS_RDONLY))
         # Covered only, it would pin every other service's network namespace (a bind mount in
-        # /run/netns) for as long as this one lives.
-        steps.append(Step("unmount", "/run", lambda: _detach("/run/netns", "/run")))
+        # /run/netns) for as long as this one lives, and name the others in /proc/self/mountinfo.
+        steps.append(Step("unmount", "/run", lambda: clear("/run")))
     steps += [
         Step("mount a private", "/tmp", lambda: _tmpfs("/tmp", f"mode=1777,{TMP_SIZE}")),
         Step("mount a private", "/run", lambda: _tmpfs("/run", f"mode=0755,{RUN_SIZE}")),
@@ -72,8 +73,7 @@ def view(root: str | None, files: Mapping[str, str], hide: tuple[str, ...] = ())
     ]
     steps.append(Step("make room in", "/etc", lambda: _make_room(files, on_box=root is None)))
     if root is None:  # not before: an overlay shows what was hidden below it
-        hidden = [path for path in hide if not is_private(path)]
-        steps += [Step("hide", path, _hide(path)) for path in hidden]
+        steps += [Step("hide", path, hide(path)) for path in hidden if not is_private(path)]
     return steps + [Step("write", path, _write(path, text)) for path, text in files.items()]
 
 
@@ -86,13 +86,30 @@ def _mount(what: str, source: str | None, target: str, kind: str | None, flags: 
     return Step(what, target, lambda: mount(source, target, kind, flags))
 
 
-def _detach(*paths: str) -> None:
+def detach(*paths: str) -> None:
+    """Unmount each with all below it, if it is a mount."""
     for path in paths:
         try:
             umount2(os.path.realpath(path), MNT_DETACH)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOENT):  # not a mount point, not there
                 raise
+
+
+def mount_points() -> list[tuple[str, list[str]]]:
+    """(path, options) of every mount of this namespace, in the order they were made: proc(5)."""
+    with open("/proc/self/mountinfo") as file:
+        lines = [line.split() for line in file]
+    octal = re.compile(r"\\(\d{3})")
+    return [(octal.sub(lambda m: chr(int(m[1], 8)), f[4]), f[5].split(",")) for f in lines]
+
+
+def clear(path: str) -> None:
+    """Unmounts it and everything below it."""
+    real = os.path.realpath(path)
+    for point, _ in reversed(mount_points()):
+        if f"{point}/".startswith(f"{real}/"):
+            detach(point)
 
 
 def _tmpfs(path: str, options: str) -> None:
@@ -103,12 +120,15 @@ def _tmpfs(path: str, options: str) -> None:
     mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options)
 
 
-def _hide(path: str) -> Callable[[], None]:
-    def hide() -> None:
+def hide(path: str) -> Callable[[], None]:
+    """Covers a directory, if there is one, with an empty one."""
+
+    def cover() -> None:
         if os.path.isdir(path):
+            clear(path)
             mount("tmpfs", path, "tmpfs", _INERT | MS_RDONLY, "size=4k,mode=0555")
 
-    return hide
+    return cover
 
 
 def _read_only(path: str) -> None:
@@ -185,12 +205,13 @@ def _root(root: str) -> list[Step]:
         Step("make mount points in", root, directories),
         _mount("mount proc", "proc", f"{root}/proc", "proc", _INERT),
         _mount("mount sysfs", "sysfs", f"{root}/sys", "sysfs", _INERT | MS_RDONLY),
-        Step("populate", f"{root}/dev", lambda: _devices(f"{root}/dev")),
+        Step("populate", f"{root}/dev", lambda: devices(f"{root}/dev")),
         Step("change root to", root, lambda: _pivot(root)),
     ]
 
 
-def _devices(dev: str) -> None:
+def devices(dev: str) -> None:
+    """A minimal /dev on the directory `dev`, of the nodes in the box's."""
     mount("tmpfs", dev, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k")
     for name in DEVICES:  # bound, not made: device nodes can't be made in every container
         os.close(os.open(f"{dev}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))

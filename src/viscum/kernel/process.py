@@ -47,6 +47,7 @@ class Launch(Struct, frozen=True):
     hide: tuple[str, ...] = ()  # directories of the box: the state directory
     capabilities: tuple[str, ...] | None = None  # None: the default of root or of a user
     no_new_privileges: bool = True
+    sandbox: int | None = None  # strictly confined, as this uid: without user and capabilities
     open_files: int | None = None  # RLIMIT_NOFILE, soft; at most the hard one
 
 
@@ -61,11 +62,21 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
     must collect it; otherwise it belongs to init at once. Raises LaunchError (nothing runs then)
     and, for a user or a capability that there is not, before any fork.
     """
-    user = identity.look_up(launch.user, launch.root)
-    keep = identity.capabilities(launch.capabilities, user.uid)
+    steps = mounts.view(launch.root, launch.files, launch.hide)
+    namespaces = sys.CLONE_NEWNS
+    sandbox = None
+    if launch.sandbox is None:
+        user = identity.look_up(launch.user, launch.root)
+        keep = identity.capabilities(launch.capabilities, user.uid)
+    else:
+        from viscum.kernel import sandbox as strict
+
+        user, keep = identity.sandboxed(launch.sandbox), 0
+        steps += strict.view(launch.root)
+        namespaces |= strict.NAMESPACES
+        sandbox = strict.Sandbox()
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": user.home, "USER": user.name}
     environment |= {"LOGNAME": user.name, **launch.environment}
-    steps = mounts.view(launch.root, launch.files, launch.hide)
 
     def set_up(step: Callable[[str, str], None]) -> None:
         step("join the control group", launch.group.path)
@@ -77,7 +88,7 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
         if launch.netns_fd >= 0:
             sys.setns(launch.netns_fd, sys.CLONE_NEWNET)
         step("make a mount namespace", "")
-        sys.unshare(sys.CLONE_NEWNS)
+        sys.unshare(namespaces)
         for operation in steps:
             step(operation.what, operation.path)
             operation.apply()
@@ -96,6 +107,9 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
         identity.become(user, keep, launch.no_new_privileges)
         step("change to directory", launch.working_directory)
         os.chdir(launch.working_directory)
+        if sandbox is not None:
+            step("confine", user.name)
+            sandbox.confine()
 
     return _spawn(launch.argv, environment, set_up, foreground)
 

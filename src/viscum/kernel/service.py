@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
-from viscum.kernel import journal, logs, netns, process, resolver
+from viscum.kernel import identity, journal, logs, netns, process, resolver
 from viscum.kernel.cgroup import Group
 from viscum.kernel.rtnl import Rtnl
 
@@ -17,6 +18,9 @@ RESOLV_CONF, HOSTS = "/etc/resolv.conf", "/etc/hosts"
 
 def start(op: StartProcess) -> None:
     """Makes the cgroup with its limits and starts the server in it. Raises OSError."""
+    sandbox = op.uid if op.run.sandbox == "strict" else None
+    if sandbox is not None and (holder := identity.holder(sandbox)):
+        raise OSError(errno.EEXIST, f"belongs to {holder} already", f"uid {sandbox}")
     group = Group(op.cgroup)
     group.create()
     group.set_limits(cpu=op.limits.cpu, memory=op.limits.memory, processes=op.limits.processes)
@@ -45,6 +49,7 @@ def start(op: StartProcess) -> None:
                     },
                     hide=op.hide,
                     capabilities=op.run.capabilities,
+                    sandbox=sandbox,
                 ),
                 foreground=op.foreground,
             )

@@ -23,6 +23,7 @@ CLONE_NEWNS = 0x0002_0000
 CLONE_NEWCGROUP = 0x0200_0000
 CLONE_NEWUTS = 0x0400_0000
 CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
 CLONE_NEWPID = 0x2000_0000
 CLONE_NEWNET = 0x4000_0000
 
@@ -42,11 +43,19 @@ MS_SHARED = 1 << 20
 MNT_DETACH = 2  # linux/fs.h
 UMOUNT_NOFOLLOW = 8
 
+# linux/mount.h, linux/fcntl.h: mount_setattr(2), since Linux 5.12; the same number everywhere
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+_NR_MOUNT_SETATTR = 442
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
+PR_SET_SECCOMP = 22
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
@@ -122,6 +131,20 @@ def mount(
     types = ("c_char_p", "c_char_p", "c_char_p", "c_ulong", "c_char_p")
     raw = (_path(source), _path(target), _path(fstype), flags, _path(data))
     _call(os.fspath(target), "mount", types, *raw)
+
+
+def mount_setattr(
+    target: str | os.PathLike[str], on: int = 0, off: int = 0, *, recursive: bool = False
+) -> None:
+    """Switches MOUNT_ATTR_… of a mount (and all below it) on and off; OSError ENOSYS before
+    Linux 5.12."""
+    import ctypes
+
+    attributes = (ctypes.c_uint64 * 4)(on, off, 0, 0)  # struct mount_attr
+    types = ("c_long", "c_int", "c_char_p", "c_uint", "c_void_p", "c_size_t")
+    flags = _AT_RECURSIVE if recursive else 0
+    raw = (_NR_MOUNT_SETATTR, _AT_FDCWD, _path(target), flags, attributes, 32)
+    _call(f"mount_setattr of {os.fspath(target)}", "syscall", types, *raw)
 
 
 def umount2(target: str | os.PathLike[str], flags: int = 0) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from viscum.errors import InputError, Problem
 from viscum.spec.changes import FieldChange, diff, needs_new_generation
 from viscum.spec.files import BadFiles, specs_from_paths
+from viscum.spec.limits import limits_in_force
 from viscum.spec.read import BadSpec, from_mapping, from_toml, read_table
 from viscum.spec.rules import Claim, Overlap, check_against, overlaps
 from viscum.spec.types import Egress, Guard, Limits, Probe, Run, Spec, Steer, TargetNames, Udp
@@ -40,6 +41,7 @@ __all__ = [
     "diff",
     "from_mapping",
     "from_toml",
+    "limits_in_force",
     "needs_new_generation",
     "overlaps",
     "read_table",

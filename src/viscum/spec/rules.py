@@ -108,6 +108,19 @@ def _run(spec: Spec) -> Iterator[Problem]:
             'with upgrade = "replace" the new generation would wait for ever for the old to drain',
             'give a time, such as "60s"',
         )
+    if run.sandbox == "strict":
+        why = 'has no meaning with sandbox = "strict"'
+        if run.user is not None:
+            yield Problem(
+                "run.user", run.user, f"{why}, where every instance has a user of its own",
+                'leave the key out, or write sandbox = "off"',
+            )  # fmt: skip
+        if run.capabilities:
+            yield Problem(
+                "run.capabilities", ", ".join(str(c) for c in run.capabilities),
+                f"{why}, where a server has none (and needs none to listen on port 80)",
+                'leave the key out, or write sandbox = "off"',
+            )  # fmt: skip
 
 
 def _probe(spec: Spec) -> Iterator[Problem]:
