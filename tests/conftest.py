@@ -210,6 +210,7 @@ def _acceptance(record: Record) -> Iterator[str]:
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
     """`figure(name, value, unit)`: something measured, for the acceptance table."""
+
     def record(name: str, value: float | str, unit: str = "") -> None:
         number = f"{value:.4g}" if isinstance(value, float) else str(value)
         request.node.user_properties.append(("figure", f"{name}: {number} {unit}".rstrip()))
