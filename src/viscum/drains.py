@@ -80,7 +80,7 @@ def _settled(
             r
             for r in record.retired
             if not (r.until is not None and moment >= r.until)
-            and flows.outside(own, r, record, udp)
+            and flows.outside(own, r, record, host.udp_targets())
         )
         record = replace(record, retired=left)
     return record, ended

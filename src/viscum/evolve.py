@@ -90,6 +90,31 @@ def widened(record: Record, spec: Spec, addresses: tuple[str, ...]) -> bool:
     )
 
 
+def retarget(
+    world: World, record: Record, addresses: tuple[str, ...], used: Collection[str]
+) -> World:
+    """Other addresses for the same targets, as names change theirs.
+
+    Those that go take no new flows and keep the ones they have, together with the ones that went
+    so before, in one entry however often this happens. used: the addresses that flows are open to;
+    of those that went before only they are kept.
+    """
+    kept = [a for a in record.addresses if a not in addresses]
+    host, others, sid = world.host, [], 0
+    for retired in record.retired:
+        if retired.until is None and retired.spec.steer == record.spec.steer:
+            sid = sid or retired.sid
+            kept += [a for a in retired.addresses if a in used and a not in addresses]
+        else:
+            others.append(retired)
+    if kept and record.generations:
+        if not sid:
+            sid, host = host.next_sid, _host(host, next_sid=host.next_sid + 1)
+        others.insert(0, Retired(sid, record.spec, tuple(dict.fromkeys(kept)), None))
+    record = replace(record, addresses=addresses, retired=tuple(others))
+    return World(host, world.services).with_record(record)
+
+
 def is_upgrade(old: Spec, new: Spec) -> bool:
     """Whether the change needs new processes."""
     return needs_new_generation(old, new)

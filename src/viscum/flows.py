@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import ip_network
 
 from viscum.kernel import netns, sockets
 from viscum.kernel.rtnl import Rtnl
-from viscum.model import Network
+from viscum.model import Address, Network
 from viscum.plan import Instance
 from viscum.spec import Port
 from viscum.store import Record, Retired
@@ -34,17 +34,43 @@ def reset(instances: Iterable[Instance]) -> int:
     return ended
 
 
-def outside(
-    instances: Collection[Instance], retired: Retired, record: Record, udp: dict[int, int]
-) -> bool:
-    """Whether flows are open that only the wider steering of before covers. udp: as in count().
+def by_target(
+    instances: Iterable[Instance], udp: Mapping[tuple[int, Address], int]
+) -> dict[Address, int]:
+    """Open flows of clients by the address they go to. udp: by slot and target."""
+    found: dict[Address, int] = {}
+    for i in instances:
+        mine = {target: n for (slot, target), n in udp.items() if slot == i.slot}
+        for flow in _tcp(i):
+            mine[flow.local] = mine.get(flow.local, 0) + 1
+        for target, n in mine.items():
+            found[target] = found.get(target, 0) + n
+    return found
 
-    Of UDP flows there is no telling, so while the service has any, this is true.
+
+def outside(
+    instances: Collection[Instance],
+    retired: Retired,
+    record: Record,
+    udp: Mapping[tuple[int, Address], int],
+) -> bool:
+    """Whether flows are open that only the wider steering of before covers. udp: by slot and
+    target.
+
+    Where more than the targets has changed there is no telling of UDP flows: while the service has
+    any, this is true.
     """
     old = retired.spec.steer
     covers_udp = not old.ports or any(p.proto == "udp" for p in old.ports)
-    if covers_udp and any(udp.get(i.slot) for i in instances):
-        return True
+    if covers_udp:
+        slots = {i.slot for i in instances}
+        mine = {target for (slot, target), n in udp.items() if n and slot in slots}
+        new = record.spec.steer
+        if (old.ports, old.interfaces, old.clients) == (new.ports, new.interfaces, new.clients):
+            gone = [ip_network(a) for a in retired.addresses if a not in record.addresses]
+            mine = {target for target in mine if any(target in network for network in gone)}
+        if mine:
+            return True
     targets = tuple(ip_network(a) for a in record.addresses)
     ports = record.spec.steer.ports
     covered = _of_clients(targets)

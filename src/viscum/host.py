@@ -33,9 +33,10 @@ from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
-from viscum.model import FREE, Hold, Observed
+from viscum.model import FREE, Address, Hold, Observed
 from viscum.plan import instances
 from viscum.spec import Spec
+from viscum.spec.values import target_network
 from viscum.start import Outcome
 from viscum.store import Record, Store, World
 
@@ -465,6 +466,25 @@ class Host:
                 change.commit(change.world, frozenset({name}))
             return bool(dead)
 
+    def retarget(self, name: str, targets: tuple[str, ...], addresses: tuple[str, ...]) -> bool:
+        """Lets the names among `targets` stand for `addresses`, as networks, from now on; whether
+        that changed something. Nothing is restarted, and the flows of addresses that go go on.
+
+        targets: the spec's, as the caller knows them; with other ones nothing is done. Raises
+        InputError for an address that can't be a target or is another service's, ViscumError.
+        """
+        with self.changing(f"retarget {name}") as change:
+            record = self.known(change.world, name)
+            if record.removing or record.spec.steer.targets != targets:
+                return False
+            literal = map(target_network, targets)
+            wanted = tuple(dict.fromkeys([*(str(n) for n in literal if n), *addresses]))
+            if set(wanted) == set(record.addresses) or not wanted:
+                return False
+            validate.retarget(record.spec, wanted, change.world, change.observe())
+            start.retarget(self, change, record, wanted)
+            return True
+
     def is_busy(self) -> bool:
         """Whether a command is changing something just now."""
         return store.is_locked(self.names.state_dir)
@@ -496,6 +516,13 @@ class Host:
         for by in director.installed(attach=self.attach):
             for slot, count in by.udp_flows().items():
                 found[slot] = found.get(slot, 0) + count
+        return found
+
+    def udp_targets(self) -> dict[tuple[int, Address], int]:
+        """By slot and target."""
+        found: dict[tuple[int, Address], int] = {}
+        for by in director.installed(attach=self.attach):
+            found |= by.udp_targets()
         return found
 
     def trim_logs(self, world: World) -> None:

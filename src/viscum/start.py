@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from viscum import evolve
+from viscum import evolve, flows
 from viscum.clock import now
 from viscum.errors import ViscumError
 from viscum.kernel import conntrack, director, logs, netns, sockets
@@ -99,6 +99,17 @@ def upgrade(
     change.commit(world, frozenset({spec.name}), foreground)
     seed(change, spec.name)
     return listen(host, change, before, Outcome(spec.name, did), bool(old.generations))
+
+
+def retarget(host: Host, change: Change, record: Record, addresses: tuple[str, ...]) -> None:
+    """The same processes for other addresses of the same targets. Raises OpFailed."""
+    mine = [i for i in instances(change.world, host.names) if i.record.name == record.name]
+    used = {str(ip_network(a)) for a in flows.by_target(mine, host.udp_targets())}
+    world = evolve.retarget(change.world, record, addresses, used)
+    if not set(addresses) <= set(record.addresses):
+        world = world.with_record(_armed(world.services[record.name], now()))
+    change.commit(world)
+    seed(change, record.name)
 
 
 def ends_first(old: Record, spec: Spec, *, anyway: bool = False) -> bool:

@@ -69,6 +69,17 @@ def validate(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observe
         raise InputError(*dict.fromkeys(problems))
 
 
+def retarget(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed) -> None:
+    """Whether the service may have these targets from now on. Raises InputError."""
+    networks = tuple(ip_network(a) for a in addresses)
+    problems = [
+        *_targets(networks, spec.steer.targets, world, seen),
+        *_others(spec, networks, world),
+    ]
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
+
+
 def choose_pool(seen: Observed) -> str:
     """The first of our pools that meets nothing the box routes."""
     for pool in names.POOLS4:

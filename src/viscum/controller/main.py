@@ -10,6 +10,7 @@ from typing import Protocol
 from viscum.controller import log, settings
 from viscum.controller.access import Access
 from viscum.controller.api.part import Api
+from viscum.controller.dns.part import Names
 from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
@@ -42,10 +43,17 @@ class Controller:
         self.engine = Engine(host, self.events)
         self.supervisor = Supervisor(self.engine)
         self.access = Access(host.config_dir, self.settings.api.group)
+        self.names = Names(self.engine, self.settings.names, self.access.tenants)
         self.api = Api(self.engine, self.settings.api, self.access, self.supervisor)
 
     def parts(self) -> tuple[Part, ...]:
-        return (self.supervisor, Due(self.engine), News(self.engine), self.api)
+        return (
+            self.supervisor,
+            Due(self.engine),
+            News(self.engine),
+            self.names,
+            self.api,
+        )
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. What is being changed then is finished; services go on."""

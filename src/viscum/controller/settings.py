@@ -12,8 +12,8 @@ from msgspec import Meta, Struct, field
 
 from viscum.errors import InputError, Problem
 from viscum.spec import read_table
+from viscum.spec.types import Net, Text
 from viscum.spec.types import Path as AbsolutePath
-from viscum.spec.types import Text
 
 FILE = "controller.toml"
 
@@ -63,11 +63,35 @@ class Api(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
     ] = None
 
 
+class Names(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """How targets that are names are kept up with."""
+
+    servers: Annotated[
+        tuple[Net, ...],
+        Meta(
+            description="The name servers to ask; none given: those of /etc/resolv.conf.",
+            examples=[["192.0.2.53"]],
+        ),
+    ] = ()
+    trust: Annotated[
+        tuple[Net, ...],
+        Meta(
+            description="Name servers beyond this box whose answers to clients services may learn "
+            "from (steer.names.learn), besides this box's own. Whoever can send packets in their "
+            "name to a client can add targets.",
+            examples=[["9.9.9.9", "2620:fe::fe"]],
+        ),
+    ] = ()
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The whole file."""
 
     api: Annotated[Api, Meta(description="Where the controller is spoken to.")] = field(
         default_factory=Api
+    )
+    names: Annotated[Names, Meta(description="How targets that are names are kept up with.")] = (
+        field(default_factory=Names)
     )
 
 
@@ -89,18 +113,32 @@ def read(directory: str) -> Settings:
             Problem(str(path), "", f"is not TOML: {error}", "correct the syntax")
         ) from None
     settings = read_table(Settings, given, source=str(path))
-    api = settings.api
-    missing = [key for key in ("certificate", "key") if api.listen and getattr(api, key) is None]
-    if missing:
-        raise InputError(
-            *(
-                Problem(
-                    f"{path}: api.{key}",
-                    "",
-                    "is missing, and api.listen is TLS only",
-                    "give the PEM file, or leave api.listen out",
-                )
-                for key in missing
-            )
-        )
+    _check(settings, path)
     return settings
+
+
+def _check(settings: Settings, path: Path) -> None:
+    """What no single value shows. Raises InputError."""
+    api = settings.api
+    problems = [
+        Problem(
+            f"{path}: api.{key}",
+            "",
+            "is missing, and api.listen is TLS only",
+            "give the PEM file, or leave api.listen out",
+        )
+        for key in ("certificate", "key")
+        if api.listen and getattr(api, key) is None
+    ]
+    problems += [
+        Problem(
+            f"{path}: names.servers[{index}]",
+            str(network),
+            "is a prefix, not one name server",
+            "write its address",
+        )
+        for index, network in enumerate(settings.names.servers)
+        if network.num_addresses > 1
+    ]
+    if problems:
+        raise InputError(*problems)

@@ -30,6 +30,16 @@ def resolv_conf(paths: tuple[str, ...] = ("/etc/resolv.conf", *UPSTREAM)) -> str
     return ""
 
 
+def servers(path: str = "/etc/resolv.conf") -> tuple[str, ...]:
+    """The name servers this box asks, resolv.conf(5); () if it names none."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    words = (line.split() for line in lines)
+    return tuple(w[1] for w in words if len(w) > 1 and w[0] == "nameserver")
+
+
 def hosts(name: str, own: tuple[str, ...]) -> str:
     return "127.0.0.1 localhost\n::1 localhost ip6-localhost\n" + "".join(
         f"{address} {name}\n" for address in own

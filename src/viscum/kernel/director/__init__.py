@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from viscum.errors import InputError, Problem
-from viscum.model import Counters, Hold, Steering, SteerService
+from viscum.model import Address, Counters, Hold, Steering, SteerService
 
 DEFAULT = "ebpf"
 PLANNED = ("flower", "u32")
@@ -78,6 +78,10 @@ class Director(Protocol):
 
     def udp_flows(self) -> dict[int, int]:
         """Live UDP flows at the edge, by slot."""
+        ...
+
+    def udp_targets(self) -> dict[tuple[int, Address], int]:
+        """The same by slot and target."""
         ...
 
     def seed_udp(self, service: SteerService, flows: tuple[tuple[str, int, str, int], ...]) -> None:

@@ -6,7 +6,7 @@ offsets and enum values with the compiled object's BTF.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from struct import Struct
 from typing import NamedTuple
 
@@ -61,6 +61,12 @@ def address(value: Address | None) -> bytes:
     if value is None:
         return NO_ADDRESS
     return _MAPPED + value.packed if isinstance(value, IPv4Address) else value.packed
+
+
+def plain(packed: bytes) -> Address:
+    """Of 16 bytes as `address` makes them."""
+    value = IPv6Address(packed)
+    return value.ipv4_mapped or value
 
 
 def port(number: int) -> bytes:
@@ -147,6 +153,11 @@ def flow(value: bytes) -> Flow:
 def flow_key(client: Address, cport: int, target: Address, tport: int) -> bytes:
     """Key of the map `flows`, as the client sends."""
     return FLOW_KEY.pack(address(client), address(target), port(cport), port(tport))
+
+
+def flow_target(key: bytes) -> Address:
+    """The target in a key of the map `flows`."""
+    return plain(FLOW_KEY.unpack(key)[1])
 
 
 def counters(value: bytes) -> Counters:

@@ -24,7 +24,7 @@ from viscum.kernel.director import Explanation, Op, abi, groups
 from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
 from viscum.kernel.director.steps import Attach, AttachTogether, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
-from viscum.model import FREE, Counters, Hold, Steering, SteerService
+from viscum.model import FREE, Address, Counters, Hold, Steering, SteerService
 
 OBJECT = Path(__file__).parents[2] / "bpf" / "viscum.bpf.o"
 ZERO = abi.U32.pack(0)
@@ -213,18 +213,16 @@ class EbpfDirector:
         return {abi.U32.unpack(k)[0]: abi.hold(v) for k, v in found.items()}
 
     def udp_flows(self) -> dict[int, int]:
-        loaded = opened(find())
-        rules = {}
-        for key, value in loaded.contents("services").items():
-            fields = abi.SERVICE.unpack_from(value)
-            rules[abi.U32.unpack(key)[0]] = (fields[5], fields[6])  # idle time, epoch
-        now = clock_gettime_ns(CLOCK_BOOTTIME)
         count: dict[int, int] = {}
-        for value in loaded.contents("flows").values():
-            f = abi.flow(value)
-            idle, epoch = rules.get(f.sid, (0, 0))
-            if f.edge and f.epoch == epoch and now - f.last_ns < idle:
-                count[f.slot] = count.get(f.slot, 0) + 1
+        for _, slot in _live_udp():
+            count[slot] = count.get(slot, 0) + 1
+        return count
+
+    def udp_targets(self) -> dict[tuple[int, Address], int]:
+        count: dict[tuple[int, Address], int] = {}
+        for key, slot in _live_udp():
+            which = slot, abi.flow_target(key)
+            count[which] = count.get(which, 0) + 1
         return count
 
     def seed_udp(self, service: SteerService, flows: tuple[tuple[str, int, str, int], ...]) -> None:
@@ -268,6 +266,21 @@ def opened(attachments: Iterable[Attachment]) -> Loaded:
         loaded.programs[there.program] = program
         loaded.maps |= maps
     return loaded
+
+
+def _live_udp() -> Iterator[tuple[bytes, int]]:
+    """(key, slot) of every live UDP flow at the edge."""
+    loaded = opened(find())
+    rules = {}
+    for key, value in loaded.contents("services").items():
+        fields = abi.SERVICE.unpack_from(value)
+        rules[abi.U32.unpack(key)[0]] = (fields[5], fields[6])  # idle time, epoch
+    now = clock_gettime_ns(CLOCK_BOOTTIME)
+    for key, value in loaded.contents("flows").items():
+        f = abi.flow(value)
+        idle, epoch = rules.get(f.sid, (0, 0))
+        if f.edge and f.epoch == epoch and now - f.last_ns < idle:
+            yield key, f.slot
 
 
 # ---- what should be in the maps ------------------------------------------------------------------

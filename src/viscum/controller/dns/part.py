@@ -1,0 +1,376 @@
+"""The part of the controller that keeps targets that are names up to date.
+
+Nothing runs while no service has one. What is found is the service's record, and so the kernel's,
+at once: a controller that dies leaves everything steered as it is, and the next one adopts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from viscum import flows
+from viscum.clock import now
+from viscum.controller.dns import judge, resolver
+from viscum.controller.dns.book import Book, Source, names_of
+from viscum.controller.dns.ears import Ears
+from viscum.controller.dns.judge import Ground
+from viscum.controller.dns.learn import Told
+from viscum.controller.dns.message import KINDS, Answer, Kind
+from viscum.controller.engine import Busy, Engine
+from viscum.controller.settings import Names as Settings
+from viscum.errors import InputError, ViscumError
+from viscum.kernel.observe import observe
+from viscum.kernel.resolver import servers
+from viscum.model import Address
+from viscum.plan import instances
+from viscum.store import Record, World
+from viscum.tenancy.files import Tenants
+
+GATHER = 0.1  # seconds after news: both families of a name come as one change
+ATTEMPTS, RETRY = 3, 1.0  # for the family that failed, before the other one goes without it
+AT_ONCE = 8  # questions of this box that are open
+FRESH = 5.0  # seconds for which what is known of the box's own networks is good enough
+BLOCKED = 30.0  # seconds until what could not be set is tried again
+QUIET = 60.0  # seconds between two events of the same refusal
+MAX_QUIET = 256
+
+
+class Row(Struct, frozen=True):
+    """One address that a name stands for. Times: seconds since 1970; expires: then it goes, unless
+    it is in an answer again; flows: open to it now."""
+
+    name: str
+    address: str
+    source: Source
+    first: float
+    last: float
+    expires: float
+    flows: int
+
+
+class Names:
+    """Of one host."""
+
+    name = "names"
+
+    def __init__(self, engine: Engine, settings: Settings, tenants: Tenants) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.books: dict[str, Book] = {}  # by service
+        self._tenants = tenants
+        self._rounds: dict[tuple[str, str], asyncio.Task[None]] = {}  # by service and name
+        self._failing: set[tuple[str, str]] = set()
+        self._blocked: dict[str, float] = {}
+        self._refused: dict[tuple[str, str], float] = {}
+        self._news = asyncio.Event()
+        self._limit = asyncio.Semaphore(AT_ONCE)
+        self._ground: Ground | None = None
+        self._ground_at = 0.0
+        self._ears = Ears(settings.trust, self._told)
+        self._group = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._follow())
+                self._group.create_task(self._commits())
+                self._group.create_task(self._listen())
+        finally:
+            self._rounds.clear()
+            self._ears.close()
+
+    async def table(self, service: str) -> list[Row]:
+        """What the service's names stand for; [] for one without. Raises InputError for a service
+        that is not there."""
+        record, book = self.engine.record(service), self.books.get(service)
+        if book is None:
+            return []
+        open_flows = await self.engine.look(self._flows, record)
+        ago = time.time() - now()
+        return [
+            Row(
+                e.name, str(e.address), e.source, ago + e.first, ago + e.last, ago + e.expires,
+                open_flows.get(e.address, 0),
+            )
+            for e in book.entries.values()
+        ]  # fmt: skip
+
+    def _flows(self, record: Record) -> dict[Address, int]:
+        host = self.engine.host
+        mine = [i for i in instances(host.load(), host.names) if i.record.name == record.name]
+        return flows.by_target(mine, host.udp_targets())
+
+    # ---- following the records
+
+    async def _follow(self) -> None:
+        async for world in self.engine.worlds():
+            self._sync(world)
+
+    def _sync(self, world: World) -> None:
+        records = {name: r for name, r in world.services.items() if _is_kept(r)}
+        for gone in self.books.keys() - records.keys():
+            del self.books[gone]
+            self._blocked.pop(gone, None)
+        for service, record in records.items():
+            steer = record.spec.steer
+            book = self.books.get(service)
+            if book is None:
+                book = self.books[service] = Book(steer.targets, steer.names)
+            elif (book.targets, book.rules) != (steer.targets, steer.names):
+                book.change(steer.targets, steer.names)
+                self._blocked.pop(service, None)
+            book.adopt(record.addresses, now())
+        wanted = {
+            (service, name)
+            for service, book in self.books.items()
+            if book.rules.refresh == "on"
+            for name in book.names
+        }
+        for key in self._rounds.keys() - wanted:
+            self._rounds.pop(key).cancel()
+            self._failing.discard(key)
+        for key in wanted - self._rounds.keys():
+            self._rounds[key] = self._group.create_task(self._refresh(*key))
+        self._ears.listen_for(
+            (interface, name)
+            for service, book in self.books.items()
+            if book.rules.learn == "on"
+            for interface in records[service].spec.steer.interfaces
+            for name in book.names
+        )
+        self._news.set()
+
+    # ---- asking
+
+    async def _refresh(self, service: str, name: str) -> None:
+        """Asks for the name whenever its time to live is over."""
+        failures = 0
+        while True:
+            ttl = await self._round(service, name)
+            book = self.books[service]
+            if ttl is None:
+                failures += 1
+                ttl = min(float(book.rules.min_ttl) * 2.0 ** min(failures - 1, 20), 3600.0)
+            else:
+                failures = 0
+            await asyncio.sleep(book.clamp(ttl) * random.uniform(1.0, 1.1))
+
+    async def _round(self, service: str, name: str) -> float | None:
+        """A and AAAA, put down together; the time to live. None: it has to be tried again soon.
+
+        A family that can't be had is tried again before the other one goes on without it: what is
+        there of it stays, so that no client finds one family moved and the other one gone.
+        """
+        answers, why = await self._ask(name)
+        found = {a for answer in answers.values() for a in answer.addresses}
+        good = await self._judged(service, name, found)
+        book = self.books[service]
+        if good:
+            ttl = min(a.ttl for a in answers.values() if a.addresses)
+            for reason in book.found(name, good, ttl, now()):
+                self._refuse(service, name, reason)
+        if not good or why:
+            book.failed(name, now())
+            why = why or ("none of its addresses may be a target" if found else "has no address")
+            self._fail(service, name, why)
+        else:
+            self._failing.discard((service, name))
+        self._news.set()
+        return ttl if good and not why else None
+
+    async def _ask(self, name: str) -> tuple[dict[Kind, Answer], str]:
+        """What there is, and why something is not."""
+        of = tuple(str(n.network_address) for n in self.settings.servers)
+        of = of or await self.engine.look(servers)
+        answers: dict[Kind, Answer] = {}
+        why = ""
+        for attempt in range(ATTEMPTS):
+            missing = [kind for kind in KINDS if kind not in answers]
+            async with self._limit:
+                results = await asyncio.gather(
+                    *(resolver.ask(name, kind, of) for kind in missing), return_exceptions=True
+                )
+            failed = []
+            for kind, result in zip(missing, results, strict=True):
+                if isinstance(result, Answer):
+                    answers[kind] = result
+                elif isinstance(result, resolver.Unanswered):
+                    failed.append(result.message)
+                else:
+                    raise result
+            why = "; ".join(failed)
+            if not failed:
+                break
+            if attempt < ATTEMPTS - 1:
+                await asyncio.sleep(RETRY * 2**attempt)
+        return answers, why
+
+    # ---- listening
+
+    async def _listen(self) -> None:
+        """Opens the interfaces again that were made anew, and knows the box's own addresses."""
+        while True:
+            if not self._ears.wanted:
+                await self._ears.needed.wait()
+            self._ears.own = set((await self._known_ground()).own)
+            self._ears.open()
+            await asyncio.sleep(FRESH)
+
+    def _told(self, interface: str, told: Told) -> None:
+        self._group.create_task(self._learn(interface, told))
+
+    async def _learn(self, interface: str, told: Told) -> None:
+        for service, book in list(self.books.items()):
+            record = self.engine.world.services.get(service)
+            if record is None or book.rules.learn == "off" or told.name not in book.names:
+                continue
+            steer = record.spec.steer
+            if interface not in steer.interfaces:
+                continue
+            if steer.clients and not any(told.client in n for n in steer.clients):
+                continue
+            new = set(told.answer.addresses) - book.addresses()
+            good = await self._judged(service, told.name, new)
+            for address in told.answer.addresses:
+                if address in new and address not in good:
+                    continue
+                reason = book.seen(told.name, address, told.answer.ttl, now())
+                if reason:
+                    self._refuse(service, told.name, f"{address}: {reason}", told)
+            if good:
+                self._news.set()
+
+    # ---- judging
+
+    async def _known_ground(self) -> Ground:
+        if self._ground is None or now() - self._ground_at > FRESH:
+            engine = self.engine
+            seen = await engine.look(observe, engine.host.names, ())
+            self._ground, self._ground_at = judge.ground(seen, engine.world), now()
+        return self._ground
+
+    async def _judged(
+        self, service: str, name: str, addresses: Iterable[Address]
+    ) -> tuple[Address, ...]:
+        """Those that the service may have."""
+        addresses = sorted(addresses, key=str)
+        if not addresses:
+            return ()
+        there = await self._known_ground()
+        world = self.engine.world
+        record = world.services.get(service)
+        if record is None:
+            return ()
+        good = []
+        for address in addresses:
+            why = judge.refusal(
+                address, record, world, there, lambda a: self._allowed(record.tenant, a)
+            )
+            if why is None:
+                good.append(address)
+            else:
+                self._refuse(service, name, f"{address} {why}")
+        return tuple(good)
+
+    def _allowed(self, tenant: str, address: Address) -> bool:
+        """Whether it is within the allowance of whose the service is; the operator has no bound."""
+        if not tenant:
+            return True
+        try:
+            return self._tenants.get(tenant).allows(address)
+        except InputError:
+            return False
+
+    # ---- making it so
+
+    async def _commits(self) -> None:
+        while True:
+            await self._until_news()
+            await asyncio.sleep(GATHER)
+            self._news.clear()
+            for service, book in list(self.books.items()):
+                book.expire(now())
+                if self._differs(service, book) and now() >= self._blocked.get(service, 0.0):
+                    await self._commit(service, book)
+
+    async def _until_news(self) -> None:
+        """Or until an address is over, or what could not be set is to be tried again."""
+        times = [t for b in self.books.values() if (t := b.next_expiry()) is not None]
+        times += self._blocked.values()
+        pause = max(0.0, min(times) - now()) if times else None
+        try:
+            await asyncio.wait_for(self._news.wait(), pause)
+        except TimeoutError:
+            self._blocked = {s: t for s, t in self._blocked.items() if t > now()}
+
+    def _differs(self, service: str, book: Book) -> bool:
+        record = self.engine.world.services.get(service)
+        return record is not None and bool(book.entries) and book.differs(record.addresses)
+
+    async def _commit(self, service: str, book: Book) -> None:
+        before = set(self.engine.record(service).addresses)
+        try:
+            host = self.engine.host
+            changed = await self.engine.act(host.retarget, service, book.targets, book.wanted())
+        except (ViscumError, OSError, Busy) as error:
+            self._blocked[service] = now() + BLOCKED
+            self._fail(service, "", f"its addresses could not be set: {error}")
+            return
+        record = self.engine.world.services.get(service)
+        if changed and record is not None:
+            self._failing.discard((service, ""))
+            after = set(record.addresses)
+            added, removed = sorted(after - before), sorted(before - after)
+            words = [f"{sign}{a}" for sign, which in (("+", added), ("-", removed)) for a in which]
+            self.engine.events.publish(
+                "names.changed",
+                f"{service}: {', '.join(book.names)} {' '.join(words)}",
+                service=service,
+                added=added,
+                removed=removed,
+            )
+
+    # ---- telling
+
+    def _fail(self, service: str, name: str, why: str) -> None:
+        """Once, until it succeeds again."""
+        if (service, name) in self._failing:
+            return
+        self._failing.add((service, name))
+        text = f"{service}: {name + ': ' if name else ''}{why}; what it stood for stays"
+        self.engine.events.publish(
+            "names.failed", text, service=service, level="warning", name=name, why=why
+        )
+
+    def _refuse(self, service: str, name: str, why: str, told: Told | None = None) -> None:
+        moment = now()
+        if moment - self._refused.get((service, why), -QUIET) < QUIET:
+            return
+        if len(self._refused) >= MAX_QUIET:
+            self._refused.clear()
+        self._refused[service, why] = moment
+        data = {"client": str(told.client), "server": str(told.server)} if told else {}
+        self.engine.events.publish(
+            "names.refused",
+            f"{service}: {name} may not lead to {why}",
+            service=service,
+            level="warning",
+            name=name,
+            why=why,
+            **data,
+        )
+
+
+def _is_kept(record: Record) -> bool:
+    """One that is stopped is resolved anew when it starts."""
+    return (
+        record.running
+        and not record.removing
+        and bool(record.generations)
+        and bool(names_of(record.spec.steer.targets))
+    )
