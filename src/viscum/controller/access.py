@@ -16,9 +16,10 @@ from viscum.controller.tokens import Credential, Role, Tokens
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.spec import Spec
 from viscum.store import World
-from viscum.tenancy import quota, rules
-from viscum.tenancy.files import Tenants
+from viscum.tenancy import rules
+from viscum.tenancy.guard import Guard
 
+How = Literal["socket", "token", "certificate", "command", "outside"]
 RANK: dict[Role, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
 
@@ -28,7 +29,7 @@ class Principal(Struct, frozen=True):
     name: str
     tenant: str | None
     role: Role
-    how: Literal["socket", "token", "certificate"]
+    how: How
     id: str = ""
 
     @property
@@ -47,18 +48,19 @@ class Access:
     """Of one host. Files are read again when they have changed."""
 
     def __init__(self, config_dir: str, group: str = "viscum") -> None:
-        self.tenants = Tenants(config_dir)
+        self.guard = Guard(config_dir)
+        self.tenants = self.guard.tenants
         self.tokens = Tokens(config_dir)
         self.group = group
 
     # ---- who it is
 
     def by_token(self, token: str) -> Principal | None:
-        return _principal(self.tokens.by_token(token), "token")
+        return self._principal(self.tokens.by_token(token), "token")
 
     def by_certificate(self, subject: str) -> Principal | None:
         """By the common name of a subject that TLS has verified."""
-        return _principal(self.tokens.by_certificate(subject), "certificate")
+        return self._principal(self.tokens.by_certificate(subject), "certificate")
 
     def by_socket(self, uid: int, groups: Collection[int]) -> Principal | None:
         """By the peer's user and groups (numbers, its own and the supplementary ones)."""
@@ -72,7 +74,15 @@ class Access:
 
     def valid(self, principal: Principal) -> bool:
         """Whether what it came with still counts: asked again and again while a stream is open."""
-        return principal.how == "socket" or self.tokens.by_id(principal.id) is not None
+        if principal.how == "socket":
+            return True
+        return self._principal(self.tokens.by_id(principal.id), principal.how) == principal
+
+    def _principal(self, known: Credential | None, how: How) -> Principal | None:
+        """None also for who speaks for a tenant that is no more."""
+        if known is None or (known.tenant is not None and known.tenant not in self.tenants.names()):
+            return None
+        return Principal(known.name, known.tenant, known.role, how, known.id)
 
     # ---- what it sees, and may
 
@@ -101,7 +111,6 @@ class Access:
         What names resolve to is seen only when it is applied: `Host` checks that (`tenancy`).
         """
         self.require(principal, "operator")
-        old = world.services.get(spec.name)
         owner = self.owner(principal, spec.name, world)
         if not self.sees(principal, owner):
             # By their names a tenant's services are its own: only the operator can have taken it.
@@ -115,17 +124,12 @@ class Access:
             )
         if owner == "":
             return spec
-        tenant = self.tenants.get(owner)
+        if not principal.of_host and owner in self.tenants.usable()[1]:
+            raise ViscumError(  # what is wrong may name other tenants
+                f"the settings of tenant {owner} can't be used just now",
+                state="nothing was changed; what runs goes on",
+                hint="tell the operator of this box, who sees what is wrong with them",
+            )
         spec = rules.imposed(spec)
-        before = quota.used(world, owner)
-        after = quota.used(world, owner, but=spec.name) + quota.wanted(old, spec)
-        problems = [*rules.problems(tenant, spec), *quota.over(tenant, before, after)]
-        if problems:
-            raise InputError(*problems)
+        self.guard.admit(owner, spec, world)
         return spec
-
-
-def _principal(known: Credential | None, how: Literal["token", "certificate"]) -> Principal | None:
-    if known is None:
-        return None
-    return Principal(known.name, known.tenant, known.role, how, known.id)

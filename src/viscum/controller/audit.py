@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from viscum.controller import settings
 from viscum.controller.access import Principal
 from viscum.errors import ViscumError
 from viscum.kernel import files
+from viscum.names import CONFIG_DIR
 
 DEFAULT = "/var/log/viscum/audit.log"
 MAX_SIZE = 2**22  # bytes of one file
@@ -205,11 +208,15 @@ class Audit:
             if tenant is None or entry.tenant == tenant:
                 yield entry
 
+    def newest(self, count: int, tenant: str | None = None) -> list[Entry]:
+        """The oldest of them first."""
+        return list(deque(self.entries(tenant), maxlen=max(0, count)))
+
     def verify(self) -> Verdict:
         """Whether every line is there and is what was written."""
         wrong: list[str] = []
         last: Entry | None = None
-        count = 0
+        count = begins = 0
         for path, number, line in self.lines():
             where = f"{path}:{number}"
             try:
@@ -218,20 +225,31 @@ class Audit:
                 wrong.append(f"{where} is no entry: {error}")
                 continue
             count += 1
+            begins = begins or entry.n
+            if entry.n == 1 and entry.before != FIRST:
+                wrong.append(f"{where} is not how a log begins")
             if hash_of(entry) != entry.hash or msgspec.json.encode(entry) != line.rstrip(b"\n"):
                 wrong.append(f"{where} (entry {entry.n}) was changed")
             if last is not None and (entry.before != last.hash or entry.n != last.n + 1):
                 wrong.append(f"{where}: entry {entry.n} does not follow entry {last.n}")
             last = entry
-        return Verdict(count, tuple(wrong), last)
+        return Verdict(count, begins, tuple(wrong), last)
 
 
 class Verdict(NamedTuple):
-    """entries read; what is wrong; the newest one, to hold against what was noted elsewhere."""
+    """entries read, from number `begins` on (older ones were rotated away); what is wrong; the
+    newest one, to hold against what was noted elsewhere: lines cut off at the end leave no gap."""
 
     entries: int
+    begins: int
     wrong: tuple[str, ...]
     last: Entry | None
+
+
+def of_settings(given: settings.Audit, config_dir: str) -> Audit:
+    """A host with settings of its own (the lab, a test) does not write into the machine's log."""
+    default = DEFAULT if config_dir == CONFIG_DIR else str(Path(config_dir) / "audit.log")
+    return Audit(given.file or default, max_size=int(given.max_size), kept=given.keep)
 
 
 def hash_of(entry: Entry) -> str:

@@ -12,8 +12,9 @@ from msgspec import Meta, Struct, field
 
 from viscum.errors import InputError, Problem
 from viscum.spec import read_table
-from viscum.spec.types import Net, Text
+from viscum.spec.types import Net, Size, Text
 from viscum.spec.types import Path as AbsolutePath
+from viscum.spec.values import Bytes
 
 FILE = "controller.toml"
 
@@ -84,6 +85,25 @@ class Names(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
     ] = ()
 
 
+class Audit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where is noted who changed what."""
+
+    file: Annotated[
+        AbsolutePath | None,
+        Meta(
+            description="The newest lines; older ones are beside it, with .1, .2, … none given: "
+            "/var/log/viscum/audit.log, or audit.log beside other settings than /etc/viscum.",
+            examples=["/srv/log/viscum-audit.log"],
+        ),
+    ] = None
+    max_size: Annotated[
+        Size, Meta(description="A file that is larger is put aside.", examples=["16M"], ge=4096)
+    ] = Bytes(2**22)
+    keep: Annotated[
+        int, Meta(description="So many older files are kept.", examples=[20], ge=1, le=1000)
+    ] = 8
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The whole file."""
 
@@ -92,6 +112,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
     )
     names: Annotated[Names, Meta(description="How targets that are names are kept up with.")] = (
         field(default_factory=Names)
+    )
+    audit: Annotated[Audit, Meta(description="Where is noted who changed what.")] = field(
+        default_factory=Audit
     )
 
 

@@ -24,6 +24,7 @@ FILE = "tokens.json"
 PREFIX = "viscum"
 ROLES = ("viewer", "operator", "admin")
 Role = Literal["viewer", "operator", "admin"]
+Kind = Literal["token", "certificate"]
 
 
 class Credential(Struct, frozen=True):
@@ -39,7 +40,7 @@ class Credential(Struct, frozen=True):
     tenant: str | None
     created: float
     expires: float | None
-    kind: Literal["token", "certificate"] = "token"
+    kind: Kind = "token"
     digest: str = ""
 
     def valid(self, moment: float) -> bool:
@@ -97,7 +98,7 @@ class Tokens:
         role: Role,
         tenant: str | None,
         lifetime: float | None,
-        kind: Literal["token", "certificate"] = "token",
+        kind: Kind = "token",
     ) -> tuple[Credential, str]:
         """(what is kept, the token: told now and never again; "" for a certificate)."""
         _check_name(name)

@@ -180,6 +180,8 @@ class _Reader:
             return _choice(get_args(hint), given)
         if issubclass(hint, Struct):
             return self.table(hint, given, path)
+        if hint is bool:
+            return _boolean(given)
         return _number(hint, given)
 
     def array(self, item: Any, given: object, path: str) -> tuple[Any, ...]:
@@ -280,6 +282,12 @@ def _choice(choices: tuple[str, ...], given: object) -> str:
         raise BadValue(f"must be a string, not {kind_of(given)}", f"write {listed}")
     if given not in choices:
         raise BadValue("is not one of the choices", f"write {listed}")
+    return given
+
+
+def _boolean(given: object) -> bool:
+    if not isinstance(given, bool):
+        raise BadValue(f"must be a boolean, not {kind_of(given)}", "write true or false")
     return given
 
 

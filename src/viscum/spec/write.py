@@ -6,27 +6,33 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from msgspec import NODEFAULT
+from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo
 
-from viscum.spec.types import TABLES, Spec, fields
+from viscum.spec.types import fields
 from viscum.spec.values import network_text
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def to_mapping(spec: Spec, *, defaults: bool = False) -> dict[str, Any]:
-    """The spec as nested dicts, lists, strings and numbers (what `from_mapping` and JSON take).
+def to_mapping(spec: Struct, *, defaults: bool = False) -> dict[str, Any]:
+    """The spec (or another table that is read as one) as nested dicts, lists, strings and numbers
+    (what `from_mapping` and JSON take).
 
     Without `defaults` only what differs from them; with, every key that has a value.
     """
     return _table(spec, defaults)
 
 
-def to_toml(spec: Spec) -> str:
+def to_toml(spec: Struct) -> str:
     """The canonical TOML; `from_toml` of it is the same spec."""
+    return toml_of(to_mapping(spec))
+
+
+def toml_of(mapping: Mapping[str, Any]) -> str:
+    """Nested dicts, lists, strings and numbers as TOML."""
     lines: list[str] = []
-    _write(lines, to_mapping(spec), "")
+    _write(lines, mapping, "")
     return "\n".join(lines) + "\n"
 
 
@@ -36,10 +42,13 @@ def _table(table: Any, defaults: bool) -> dict[str, Any]:
         value = getattr(table, info.name)
         if value is None or (not defaults and value == _default(info)):
             continue
-        result[info.encode_name] = (
-            _table(value, defaults) if isinstance(value, TABLES) else plain(value)
-        )
+        result[info.encode_name] = _table(value, defaults) if _is_table(value) else plain(value)
     return result
+
+
+def _is_table(value: Any) -> bool:
+    """A table of keys, not a value that is a struct for us (a port)."""
+    return isinstance(value, Struct) and value.__struct_config__.forbid_unknown_fields
 
 
 def _default(info: FieldInfo) -> Any:

@@ -146,6 +146,14 @@ def _firewall(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
         )
 
 
+def _drop(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
+    """What may not go to the cloud can't be held back: neither guard nor quota would hold it."""
+    if spec.steer.when_down == "drop" and not tenant.drop:
+        yield Problem(
+            "steer.when-down", "drop", f"is not for tenant {tenant.name}", 'write "cloud"'
+        )
+
+
 def _egress(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     for index, rule in enumerate(spec.egress.allow):
         if not any(_covers(allowed, rule) for allowed in tenant.egress):
@@ -251,6 +259,7 @@ CHECKS: tuple[Callable[[Tenant, Spec], Iterable[Problem]], ...] = (
     _interfaces,
     _clients,
     _firewall,
+    _drop,
     _egress,
     _run,
     _commands,

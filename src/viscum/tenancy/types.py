@@ -144,6 +144,13 @@ class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
         Literal["any", "honour"],
         Meta(description="honour: its services can't bypass the router's forward rules."),
     ] = "any"
+    drop: Annotated[
+        bool,
+        Meta(
+            description='Whether its services may say when-down = "drop". Such a service gives way '
+            "neither to the load guard nor to the quota of flows."
+        ),
+    ] = False
     roots: Annotated[
         tuple[Path, ...],
         Meta(
