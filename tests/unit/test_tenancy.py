@@ -182,11 +182,19 @@ def test_what_is_beyond_is_refused(access: Access, field: str, changes: dict[str
         access.admit(ROOT, from_mapping(good(**changed)), EMPTY)
 
 
-@pytest.mark.parametrize("name", ["cpu", "memory", "processes"])
-def test_a_quota_needs_limits(access: Access, name: str) -> None:
+def test_a_quota_of_cpu_needs_limits(access: Access) -> None:
     spec = good()
-    del spec["limits"][name]
-    assert "is missing" in refused(access.admit, WHO, from_mapping(spec), EMPTY)[f"limits.{name}"]
+    del spec["limits"]["cpu"]
+    assert "is missing" in refused(access.admit, WHO, from_mapping(spec), EMPTY)["limits.cpu"]
+
+
+def test_without_limits_those_of_the_sandbox_count(access: Access) -> None:
+    spec = good(limits={"cpu": 0.1})
+    problems = refused(access.admit, WHO, from_mapping(spec), EMPTY)
+    assert problems == {
+        "limits.processes": "128: all in all is more than tenant acme's quota of 100, with every"
+        " instance and what still drains"
+    }
 
 
 def test_all_problems_are_told_at_once(access: Access) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from viscum.errors import Problem
-from viscum.spec import Limits, Spec, needs_new_generation
+from viscum.spec import Spec, limits_in_force, needs_new_generation
 from viscum.spec.values import Bytes
 from viscum.store import Record, World
 from viscum.tenancy.types import Tenant
@@ -31,9 +31,11 @@ class Usage(Struct, frozen=True):
         return bool(getattr(self, field) > getattr(other, field) + 1e-9)
 
 
-def of_limits(limits: Limits, instances: int, services: int = 0) -> Usage:
+def of(spec: Spec, instances: int) -> Usage:
+    """Of a service with so many instances, of whatever generation: they all have its limits."""
+    limits = limits_in_force(spec)
     return Usage(
-        services,
+        1,
         instances,
         (limits.cpu or 0.0) * instances,
         int(limits.memory or 0) * instances,
@@ -43,7 +45,7 @@ def of_limits(limits: Limits, instances: int, services: int = 0) -> Usage:
 
 def of_record(record: Record) -> Usage:
     """Of every generation there is, also one that drains: they really run beside each other."""
-    return of_limits(record.spec.limits, sum(len(g.slots) for g in record.generations), 1)
+    return of(record.spec, sum(len(g.slots) for g in record.generations))
 
 
 def used(world: World, tenant: str, but: str = "") -> Usage:
@@ -60,13 +62,14 @@ def wanted(old: Record | None, spec: Spec) -> Usage:
     runs = old is not None and old.running and any(g.state != "draining" for g in old.generations)
     if old is None or not runs or needs_new_generation(old.spec, spec):
         there += spec.instances
-    return of_limits(spec.limits, there, 1)
+    return of(spec, there)
 
 
 def limits_missing(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     """A quota can only be kept where every service has a limit."""
+    limits = limits_in_force(spec)
     for name in LIMITED:
-        if getattr(tenant.quotas, name) is not None and getattr(spec.limits, name) is None:
+        if getattr(tenant.quotas, name) is not None and getattr(limits, name) is None:
             yield Problem(
                 f"limits.{name}",
                 "",
