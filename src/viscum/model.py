@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import zip_longest
 
 from msgspec import Struct, field
 
@@ -82,12 +83,65 @@ class Hold(Struct, frozen=True):
 FREE = Hold()
 
 
+class Histogram(Struct, frozen=True):
+    """How long things took. counts[n]: how many took less than 2**n microseconds and not less than
+    2**(n-1); the last one also holds what took longer. sum_us: of all, in microseconds."""
+
+    sum_us: int = 0
+    counts: tuple[int, ...] = ()
+
+    def __add__(self, other: Histogram) -> Histogram:
+        both = zip_longest(self.counts, other.counts, fillvalue=0)
+        return Histogram(self.sum_us + other.sum_us, tuple(a + b for a, b in both))
+
+    def __sub__(self, before: Histogram) -> Histogram:
+        """What has come since."""
+        return self + Histogram(-before.sum_us, tuple(-n for n in before.counts))
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def quantile(self, part: float) -> float | None:
+        """Seconds within which `part` (0 … 1) of all ended, evenly spread inside a bucket, as
+        Prometheus has it; None: nothing ended."""
+        left = part * self.count
+        for n, count in enumerate(self.counts):
+            if count and left <= count:
+                low = 2 ** (n - 1) if n else 0
+                return (low + (2**n - low) * max(left, 0) / count) / 1e6
+            left -= count
+        return None
+
+
 class Counters(Struct, frozen=True):
-    """Since the service was made: bytes each way and packets by reason (enum v_reason's names)."""
+    """Since the service was made: bytes of clients' flows each way, bytes of the server's own flows
+    to others, packets by reason (enum v_reason's names), and how long handshakes took.
+
+    connect: from a client's SYN to the server's SYN-ACK; rtt: from there to the client's ACK.
+    """
 
     in_bytes: int = 0
     out_bytes: int = 0
+    own_in_bytes: int = 0
+    own_out_bytes: int = 0
     packets: Mapping[str, int] = field(default_factory=dict)
+    connect: Histogram = Histogram()
+    rtt: Histogram = Histogram()
+
+    def __add__(self, other: Counters) -> Counters:
+        packets = dict(self.packets)
+        for reason, n in other.packets.items():
+            packets[reason] = packets.get(reason, 0) + n
+        return Counters(
+            self.in_bytes + other.in_bytes,
+            self.out_bytes + other.out_bytes,
+            self.own_in_bytes + other.own_in_bytes,
+            self.own_out_bytes + other.own_out_bytes,
+            packets,
+            self.connect + other.connect,
+            self.rtt + other.rtt,
+        )
 
 
 # ---- the inside of a service's namespace, and what is ours on the host -----------------------

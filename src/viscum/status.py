@@ -13,13 +13,14 @@ from viscum.host import Host
 from viscum.kernel import director, netns, process, sockets
 from viscum.kernel.cgroup import Group
 from viscum.kernel.observe import observe
-from viscum.model import FREE, Counters, Hold
+from viscum.model import FREE, Counters, Histogram, Hold
 from viscum.plan import Instance, instances
 from viscum.store import Record, World
 
 
 class InstanceStatus(Struct, frozen=True):
-    """One process tree in one namespace. cpu in seconds, memory in bytes."""
+    """One process tree in one namespace. cpu, and throttled for its limit, in seconds; memory in
+    bytes; oom_kills: processes ended for want of memory. None: the kernel does not say."""
 
     label: str
     namespace: str
@@ -30,6 +31,8 @@ class InstanceStatus(Struct, frozen=True):
     cpu: float | None
     memory: int | None
     processes: int
+    throttled: float | None = None
+    oom_kills: int | None = None
 
 
 class GenerationStatus(Struct, frozen=True):
@@ -40,7 +43,14 @@ class GenerationStatus(Struct, frozen=True):
 
 
 class ServiceStatus(Struct, frozen=True):
-    """state: running, not listening, dead, stopped, draining, removing."""
+    """state: running, not listening, dead, stopped, draining, removing.
+
+    in_bytes, out_bytes: of clients' flows at the edge; own_in_bytes, own_out_bytes: of the server's
+    own flows with others; off_wan_bytes: what clients exchanged with the edge instead of over the
+    WAN, less what the server exchanged itself (negative while it fetches more than it serves).
+    connect: how long a SYN waits for its SYN-ACK; rtt: round trips between here and the clients.
+    All since the service was made.
+    """
 
     name: str
     state: str
@@ -58,6 +68,11 @@ class ServiceStatus(Struct, frozen=True):
     decisions: dict[str, int]
     generations: tuple[GenerationStatus, ...]
     drift: tuple[str, ...]
+    own_in_bytes: int = 0
+    own_out_bytes: int = 0
+    off_wan_bytes: int = 0
+    connect: Histogram = Histogram()
+    rtt: Histogram = Histogram()
 
 
 def services(host: Host, names: tuple[str, ...] = (), *, deep: bool = False) -> list[ServiceStatus]:
@@ -107,10 +122,7 @@ def _service(
     turned = bool(record.until_ns) and moment * 1e9 >= record.until_ns
     enabled = record.enabled != turned
     counted = [counters.get(sid, Counters()) for sid in record.sids]
-    decisions: dict[str, int] = {}
-    for one in counted:
-        for reason, packets in one.packets.items():
-            decisions[reason] = decisions.get(reason, 0) + packets
+    sums = sum(counted, Counters())
     return ServiceStatus(
         name=record.name,
         state=_state(record, generations),
@@ -123,11 +135,16 @@ def _service(
         interfaces=record.spec.steer.interfaces,
         director=director.chosen(record.spec.director),
         flows=count(mine, udp),
-        in_bytes=sum(c.in_bytes for c in counted),
-        out_bytes=sum(c.out_bytes for c in counted),
-        decisions={reason: n for reason, n in decisions.items() if n},
+        in_bytes=sums.in_bytes,
+        out_bytes=sums.out_bytes,
+        decisions=dict(sums.packets),
         generations=generations,
         drift=drift,
+        own_in_bytes=sums.own_in_bytes,
+        own_out_bytes=sums.own_out_bytes,
+        off_wan_bytes=sums.in_bytes + sums.out_bytes - sums.own_in_bytes - sums.own_out_bytes,
+        connect=sums.connect,
+        rtt=sums.rtt,
     )
 
 
@@ -167,6 +184,10 @@ def _instance(i: Instance, udp: dict[int, int]) -> InstanceStatus:
         cpu=None if usage is None or usage.cpu_usec is None else usage.cpu_usec / 1e6,
         memory=None if usage is None else usage.memory,
         processes=processes,
+        throttled=None
+        if usage is None or usage.throttled_usec is None
+        else usage.throttled_usec / 1e6,
+        oom_kills=None if usage is None else usage.oom_kills,
     )
 
 

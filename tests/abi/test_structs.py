@@ -105,7 +105,12 @@ def test_structs_with_arrays() -> None:
     assert btf()[1]["v_service"]["size"] == abi.SERVICE_SIZE
     assert generation["inst"] == (abi.GENERATION.size, abi.MAX_INSTANCES * abi.INSTANCE.size)
     assert btf()[1]["v_counters"]["size"] == abi.COUNTERS.size
-    assert members("v_counters")["packets"] == (16, 8 * len(abi.REASONS))
+    counters, histogram = members("v_counters"), members("v_histogram")
+    sums = ["in_bytes", "out_bytes", "own_in_bytes", "own_out_bytes"]
+    assert list(counters) == [*sums, "packets", "connect", "rtt"]
+    assert counters["packets"] == (32, 8 * len(abi.REASONS))
+    assert counters["connect"] == (32 + 8 * len(abi.REASONS), 8 + 8 * abi.BUCKETS)
+    assert histogram == {"sum_us": (0, 8), "bucket": (8, 8 * abi.BUCKETS)}
 
 
 def test_reasons() -> None:

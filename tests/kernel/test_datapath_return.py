@@ -153,8 +153,8 @@ def test_only_answers_pass_the_stack_by(topo: Topo, target: str) -> None:
     sender.send(b"x")
     assert accepted({"lan": lan}, timeout=0)[0] == "nobody"
     assert received({"lan": lan_udp}, timeout=0)[0] == "nobody"
-    assert set(counted()) == {"return-stack"}
-    assert counted()["return-stack"] >= 3
+    assert set(counted()) == {"own-out"}
+    assert counted()["own-out"] >= 3
 
 
 @pytest.mark.req("N12", "N11")

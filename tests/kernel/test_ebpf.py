@@ -90,12 +90,14 @@ def test_what_is_so_needs_no_steps(either: Topo, how: str) -> None:
     done = either.steer(either.service())
     assert done[0] == "load the data path"
     # with empty maps every packet passes: what is claimed comes last
-    assert done[1] == f"attach viscum_out to vs1 ({how}); attach viscum_in to wlan0 ({how})"
+    links = {"viscum_out": "vs1", "viscum_own": "vs1", "viscum_in": "wlan0"}
+    assert done[1] == "; ".join(f"attach {name} to {link} ({how})" for name, link in links.items())
     assert done[-1] == "claim targets: 2"
     assert either.steer(either.service()) == []
     assert either.change(enabled=False) == ["set services: 1"]
     assert either.change(enabled=False) == []
-    assert either.steer() == ["detach viscum_in from wlan0", "detach viscum_out from vs1"]
+    gone = (links.popitem(), *links.items())
+    assert sorted(either.steer()) == sorted(f"detach {name} from {link}" for name, link in gone)
     assert either.steer() == []
 
 
@@ -296,7 +298,8 @@ def test_an_interface_that_went_and_came_is_attached_again(either: Topo) -> None
     assert either.steer(either.service()) == []
     either.sh(f"ip -n {ap} link del wlan0")
     either.steer(either.service(interfaces=()))
-    assert [a.program for a in either.inside("ap", attach.find)] == ["viscum_out"]
+    there = {a.program for a in either.inside("ap", attach.find)}
+    assert there == {"viscum_out", "viscum_own"}
     either.sh(f"ip -n {ap} link add wlan0 index {either.wlan} type veth peer name x2")
     done = either.steer(either.service())
     assert done[0] == "load the data path anew, over its maps", "the one half was gone"
@@ -347,7 +350,7 @@ class Stream:
 def test_replacing_the_program_loses_and_misdirects_nothing(either: Topo, tmp_path: Path) -> None:
     """An upgrade of viscum under traffic: over the same maps, every interface in place."""
     either.steer(either.service())
-    before = {a.ifindex: a for a in either.inside("ap", attach.find)}
+    before = {(a.ifindex, a.program): a for a in either.inside("ap", attach.find)}
     stream = Stream(either)
     steps: list[str] = []
     with stream:
@@ -360,7 +363,7 @@ def test_replacing_the_program_loses_and_misdirects_nothing(either: Topo, tmp_pa
                 either.change(enabled=switch)
     assert steps[0] == "load the data path anew, over its maps"
     assert either.steer(*either.last) == []
-    after = {a.ifindex: a for a in either.inside("ap", attach.find)}
+    after = {(a.ifindex, a.program): a for a in either.inside("ap", attach.find)}
     assert before.keys() == after.keys()
     assert all(before[i].prog_id != after[i].prog_id for i in before)
     assert stream.sent > 1000

@@ -94,7 +94,7 @@ def test_the_verifier_accepts_both_programs(figure: Figure) -> None:
     begun = time.monotonic()
     programs, _ = libbpf.load(str(OBJECT))
     figure("to load", time.monotonic() - begun, "s, emulated")
-    assert set(programs) == {attach.IN, attach.OUT}
+    assert set(programs) == {attach.IN, attach.OUT, attach.OWN}
     for name, program in programs.items():
         # verified_insns of struct bpf_prog_info (linux/bpf.h, since 5.16)
         (steps,) = struct.unpack_from("=I", bpf._info(program.fd, 224, name), 216)

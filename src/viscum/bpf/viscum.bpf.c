@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
-/* The data path: viscum_in (the director, ingress of client interfaces) and viscum_out (the
- * returner, ingress of the host's end of each service link).
+/* The data path: viscum_in (the director, ingress of client interfaces), viscum_out (the returner,
+ * ingress of the host's end of each service link) and viscum_own (its egress, which only counts).
  *
  * There is no flow table for TCP: the 4-tuple is looked up in the service's own namespace, and
  * the server's sockets say whose flow it is. Whatever is not certainly the edge's is left as it
@@ -496,7 +496,7 @@ __noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_se
 	o = bpf_map_lookup_elem(&syns, &k);
 	again = o && o->seq == n.seq && n.ns - o->ns < SYN_NS;
 	copy = again && n.ns - o->ns < SYN_TWICE_NS;
-	if (again && !o->edge) {
+	if (again && o->went == V_WENT_CLOUD) {
 		why = V_CLOUD_SYN_AGAIN;
 		goto cloud;
 	}
@@ -525,7 +525,7 @@ __noinline enum v_reason v_syn(struct __sk_buff *skb, struct pkt *p, struct v_se
 	if (time_wait >= 0) {
 		bpf_map_delete_elem(&away, &k);
 	} else if (!copy) {
-		n.edge = 1;
+		n.went = again ? V_WENT_TIMED : V_WENT_EDGE;
 		bpf_map_update_elem(&syns, &k, &n, BPF_ANY);
 	}
 	return why;
@@ -582,6 +582,69 @@ __noinline enum v_reason v_tcp(struct __sk_buff *skb, struct pkt *p, struct v_se
 		return v_pick(p, s, time_wait) ? edge(skb, p, V_EDGE_TIME_WAIT) : V_CLOUD_DEAD;
 	}
 	return V_CLOUD_NO_SOCKET;
+}
+
+/* ---- how long handshakes take --------------------------------------------------------------- */
+
+enum { CONNECT, RTT };
+
+__noinline int v_observe(__u32 sid, int what, __u64 ns)
+{
+	struct v_counters *c = bpf_map_lookup_elem(&counters, &sid);
+	struct v_histogram *h;
+	__u64 us = ns / 1000;
+	__u32 n = 0;
+
+	if (!c)
+		return 0;
+	h = what == CONNECT ? &c->connect : &c->rtt;
+	while (n < V_BUCKETS - 1 && us >> n)
+		n++;
+	h->bucket[n]++;
+	h->sum_us += us;
+	return 0;
+}
+
+/* The server's SYN-ACK. One that is sent again says nothing of the client's round trip: the ACK may
+ * be for either (Karn's rule, RFC 6298 3). */
+__noinline int v_answered(struct pkt *p)
+{
+	struct v_flow_key k;
+	struct v_syn *o;
+	__u64 now;
+
+	if (!p)
+		return 0;
+	k = p->k;
+	o = bpf_map_lookup_elem(&syns, &k);
+	if (!o || o->went == V_WENT_CLOUD || bpf_ntohl(p->th.ack_seq) != bpf_ntohl(o->seq) + 1)
+		return 0;
+	if (o->went != V_WENT_EDGE) {
+		o->went = V_WENT_TIMED;
+		return 0;
+	}
+	now = bpf_ktime_get_boot_ns();
+	v_observe(p->sid, CONNECT, now - o->ns);
+	o->ns = now;
+	o->went = V_WENT_ANSWERED;
+	return 0;
+}
+
+/* The client's ACK for a handshake that the server has not finished yet. */
+__noinline int v_shook(struct pkt *p)
+{
+	struct v_flow_key k;
+	struct v_syn *o;
+
+	if (!p)
+		return 0;
+	k = p->k;
+	o = bpf_map_lookup_elem(&syns, &k);
+	if (!o || o->went != V_WENT_ANSWERED)
+		return 0;
+	v_observe(p->sid, RTT, bpf_ktime_get_boot_ns() - o->ns);
+	o->went = V_WENT_TIMED;
+	return 0;
 }
 
 /* ---- UDP ------------------------------------------------------------------------------------ */
@@ -867,6 +930,18 @@ static __noinline void count(__u32 sid, enum v_reason why, __u64 in, __u64 out)
 	c->out_bytes += out;
 }
 
+/* what is no client's */
+static __noinline void count_own(__u32 sid, enum v_reason why, __u64 in, __u64 out)
+{
+	struct v_counters *c = bpf_map_lookup_elem(&counters, &sid);
+
+	if (!c)
+		return;
+	c->packets[why == V_OWN_IN ? V_OWN_IN : V_OWN_OUT]++;
+	c->own_in_bytes += in;
+	c->own_out_bytes += out;
+}
+
 static __always_inline int finish(struct __sk_buff *skb, struct pkt *p, __u32 flags, int why)
 {
 	int go = to_edge(why);
@@ -923,9 +998,11 @@ static __always_inline int direct(struct __sk_buff *skb, struct pkt *p)
 		why = V_IFACE;
 	else if (p->kind == ERROR)
 		why = v_error_edge(skb, p, s) ? edge(skb, p, V_EDGE_ICMP) : V_CLOUD_ICMP;
-	else if (p->proto == IPPROTO_TCP)
+	else if (p->proto == IPPROTO_TCP) {
 		why = v_tcp(skb, p, s);
-	else if (p->proto == IPPROTO_UDP)
+		if ((why == V_EDGE_REQUEST || why == V_EDGE_COOKIE) && p->th.ack && !p->th.syn && !p->th.rst && !p->dry)
+			v_shook(p);
+	} else if (p->proto == IPPROTO_UDP)
 		why = v_udp(skb, p, s);
 	else if (p->kind == ECHO_REQUEST)
 		why = v_echo(skb, p, s);
@@ -1067,10 +1144,10 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 	own = p.k.src;
 	if (p.frag == LATER) {
 		if (!v_find_frag(&p, &put) || p.ifindex != ifindex)
-			return PASS;
+			goto own;
 		s = bpf_map_lookup_elem(&services, &p.sid);
 		if (!s)
-			return PASS;
+			goto own;
 		turn(&p);
 		if (put.a[3] || put.a[0]) {
 			p.k.dst = put;
@@ -1080,7 +1157,7 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 		return v_leave(skb, &p, s, V_RETURN);
 	}
 	if (v_parse_l4(skb, &p) < 0)
-		return PASS;
+		goto own;
 	if (p.kind != ERROR)        /* what an error quotes came from the client already */
 		turn(&p);
 	if (p.proto == IPPROTO_UDP && p.kind == PLAIN && same(&own, p.v6 ? &l->own6 : &l->own4)) {
@@ -1088,7 +1165,7 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 
 		target = bpf_map_lookup_elem(&replies, &r);
 		if (!target)
-			return PASS;
+			goto own;
 		put = p.k.dst = *target;
 		why = V_RETURN_SOURCE;
 	}
@@ -1096,16 +1173,42 @@ SEC("tc") int viscum_out(struct __sk_buff *skb)
 	p.sid = group ? v_find_sid(&p, group) : 0;
 	s = p.sid ? bpf_map_lookup_elem(&services, &p.sid) : 0;
 	if (!s || !v_pick_slot(&p, s, l->slot))   /* a target of another service, or of none */
-		return PASS;
-	if (v_is_reply(skb, &p, s, l->slot) != V_RETURN) {
-		count(p.sid, V_RETURN_STACK, 0, skb->len);
-		return PASS;
-	}
+		goto own;
+	if (v_is_reply(skb, &p, s, l->slot) != V_RETURN)
+		goto own;
+	if (p.proto == IPPROTO_TCP && p.kind == PLAIN && p.th.syn)
+		v_answered(&p);
 	if (p.frag == FIRST)
 		v_note_frag(&p, &own, &p.k.src, &put, 1);
 	if (why == V_RETURN_SOURCE && v_put_source(skb, &p, &own) < 0)
 		return PASS;
 	return v_leave(skb, &p, s, why);
+own:
+	if (p.proto != IPPROTO_ICMPV6 || p.kind != PLAIN)   /* neighbour discovery stays on the link */
+		count_own(l->sid, V_OWN_OUT, 0, skb->len);
+	return PASS;
+}
+
+/* What the host's stack sends into the link. Clients' packets come another way (redirect_peer), or
+ * are marked (firewall = "honour"). */
+SEC("tc") int viscum_own(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct v_link *l = bpf_map_lookup_elem(&links, &ifindex);
+	__u8 h[2];  /* next header, hop limit */
+
+	if (!l || skb->mark == (V_MARK | l->slot))
+		return PASS;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, nexthdr), h, 2) < 0)
+			return PASS;
+		if (h[0] == IPPROTO_HOPOPTS || (h[0] == IPPROTO_ICMPV6 && h[1] == 255))
+			return PASS;   /* multicast listeners and neighbour discovery stay on the link */
+	} else if (skb->protocol != bpf_htons(ETH_P_IP)) {
+		return PASS;
+	}
+	count_own(l->sid, V_OWN_IN, skb->len, 0);
+	return PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

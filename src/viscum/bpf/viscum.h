@@ -7,7 +7,7 @@
 #define VISCUM_H
 #include <linux/types.h>
 
-#define V_ABI 3
+#define V_ABI 4
 #define V_MAX_GENERATIONS 4
 #define V_MAX_INSTANCES 8
 #define V_MAX_INTERFACES 8
@@ -71,8 +71,8 @@ struct v_client { __u32 len; __u32 sid; struct v_addr addr; };
 struct v_hold { __u64 load, health, quota; };
 
 /* map `links`: HASH __u32 ifindex of a service's host-side link -> what the returner needs.
- * own4, own6: the instance's own addresses; all zero if it has none. */
-struct v_link { __u32 slot, pad; struct v_addr own4, own6; };
+ * sid: whose the link is; own4, own6: the instance's own addresses, all zero if it has none. */
+struct v_link { __u32 slot, sid; struct v_addr own4, own6; };
 
 /* map `flows`: LRU_HASH, UDP, as the client sends. When it is full the flow that was silent
  * longest is forgotten; its next datagram is then judged like the first of a new flow.
@@ -83,8 +83,17 @@ struct v_flow { __u64 last_ns; __u32 sid, slot, edge, epoch; };
 
 /* map `syns`: LRU_HASH v_flow_key -> the last SYN and where it went, so that its retransmission
  * goes there too; map `away`: LRU_HASH v_flow_key -> __u64 time of a SYN that went to the cloud
- * while the edge held the same ports in TIME_WAIT. No established flow depends on `syns`. */
-struct v_syn { __u64 ns; __u32 seq; __u32 edge; };
+ * while the edge held the same ports in TIME_WAIT. No established flow depends on `syns`.
+ * Of a SYN that went to the edge it also holds how far the handshake is, so that each step is timed
+ * once: ns is when the SYN came, then when its SYN-ACK left. What is forgotten because the map is
+ * full is not timed. */
+enum v_went {
+	V_WENT_CLOUD,
+	V_WENT_EDGE,       /* its SYN-ACK is awaited */
+	V_WENT_ANSWERED,   /* the SYN-ACK has left, once; the client's ACK is awaited */
+	V_WENT_TIMED,      /* nothing (more) to time: done, or something was sent twice */
+};
+struct v_syn { __u64 ns; __u32 seq; __u32 went; };
 
 /* map `replies`: LRU_HASH -> v_addr, the target a UDP client wrote to, for servers that are bound
  * to the wildcard address and answer from another one */
@@ -113,10 +122,22 @@ enum v_reason {
 	V_CLOUD_OTHER,       /* other protocol, or not parseable */
 	V_DROP_DOWN,         /* when-down = "drop" and nobody listens */
 	V_RETURN, V_RETURN_STACK, V_RETURN_SOURCE /* target put back as source */,
+	V_OWN_IN, V_OWN_OUT,  /* of the server's own flows: what is not a client's */
 	V_NOT_HOST,          /* the frame is not addressed to this host, or tagged: never looked at */
 	V_REASONS
 };
-struct v_counters { __u64 in_bytes, out_bytes; __u64 packets[V_REASONS]; };
+#define V_BUCKETS 24
+/* bucket[n]: how many took less than 2^n microseconds, and not less than 2^(n-1); the last one also
+ * holds what took longer */
+struct v_histogram { __u64 sum_us; __u64 bucket[V_BUCKETS]; };
+/* Bytes with the Ethernet header: of clients' flows, and of V_OWN_IN and V_OWN_OUT.
+ * connect: from the first SYN that went to the edge to the first SYN-ACK that came back;
+ * rtt: from a SYN-ACK to the client's ACK, the round trip between here and the client */
+struct v_counters {
+	__u64 in_bytes, out_bytes, own_in_bytes, own_out_bytes;
+	__u64 packets[V_REASONS];
+	struct v_histogram connect, rtt;
+};
 
 /* map `config`: ARRAY of one. build: begin of the SHA-256 of the object that was loaded */
 struct v_config { __u32 abi, n_prefixes; __u64 build; };
@@ -142,5 +163,6 @@ _Static_assert(sizeof(struct v_syn) == 16, "v_syn");
 _Static_assert(sizeof(struct v_reply_key) == 24, "v_reply_key");
 _Static_assert(sizeof(struct v_frag_key) == 40, "v_frag_key");
 _Static_assert(sizeof(struct v_frag) == 40, "v_frag");
-_Static_assert(sizeof(struct v_counters) == 16 + 8 * V_REASONS, "v_counters");
+_Static_assert(sizeof(struct v_histogram) == 8 + 8 * V_BUCKETS, "v_histogram");
+_Static_assert(sizeof(struct v_counters) == 32 + 8 * V_REASONS + 2 * sizeof(struct v_histogram), "v_counters");
 #endif

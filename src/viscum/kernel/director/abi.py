@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from struct import Struct
 from typing import NamedTuple
 
-from viscum.model import Address, Counters, Hold, Network, SteerService
+from viscum.model import Address, Counters, Histogram, Hold, Network, SteerService
 
-ABI = 3
+ABI = 4
 MAX_GENERATIONS = 4
 MAX_INSTANCES = 8
 MAX_INTERFACES = 8
@@ -34,8 +34,10 @@ REASONS = (
     "cloud-udp-full",
     "edge-icmp", "cloud-icmp", "edge-ping", "cloud-ping", "edge-fragment", "cloud-fragment",
     "cloud-dead", "cloud-other", "drop-down",
-    "return", "return-stack", "return-source", "not-host",
+    "return", "return-stack", "return-source", "own-in", "own-out",
+    "not-host",
 )  # fmt: skip
+BUCKETS = 24
 
 U32 = Struct("=I")
 HOLD = Struct("=QQQ")
@@ -50,7 +52,7 @@ LINK = Struct("=II16s16s")
 FLOW_KEY = Struct("=16s16s2s2s4x")
 FLOW = Struct("=QIIII")
 CONFIG = Struct("=IIQ")
-COUNTERS = Struct(f"={2 + len(REASONS)}Q")
+COUNTERS = Struct(f"={4 + len(REASONS) + 2 * (1 + BUCKETS)}Q")
 
 NO_ADDRESS = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -162,11 +164,15 @@ def flow_target(key: bytes) -> Address:
 
 def counters(value: bytes) -> Counters:
     """Sums the CPUs' counters; reasons that never happened are left out."""
-    sums = [0] * (2 + len(REASONS))
-    for numbers in COUNTERS.iter_unpack(value):
-        sums = [a + b for a, b in zip(sums, numbers, strict=True)]
-    packets = {reason: n for reason, n in zip(REASONS, sums[2:], strict=True) if n}
-    return Counters(sums[0], sums[1], packets)
+    sums = list(map(sum, zip(*COUNTERS.iter_unpack(value), strict=True)))
+    connect = 4 + len(REASONS)
+    rtt = connect + 1 + BUCKETS
+    return Counters(
+        *sums[:4],
+        {reason: n for reason, n in zip(REASONS, sums[4:connect], strict=True) if n},
+        Histogram(sums[connect], tuple(sums[connect + 1 : rtt])),
+        Histogram(sums[rtt], tuple(sums[rtt + 1 :])),
+    )
 
 
 def hexadecimal(data: bytes) -> str:

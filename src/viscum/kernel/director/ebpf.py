@@ -21,7 +21,7 @@ from viscum import names
 from viscum.errors import ViscumError
 from viscum.kernel import bpf, libbpf
 from viscum.kernel.director import Explanation, Op, abi, groups
-from viscum.kernel.director.attach import IN, OUT, Attachment, find, has_clsact, has_tcx
+from viscum.kernel.director.attach import IN, OUT, OWN, Attachment, find, has_clsact, has_tcx
 from viscum.kernel.director.steps import Attach, AttachTogether, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
 from viscum.model import FREE, Address, Counters, Hold, Steering, SteerService
@@ -89,7 +89,8 @@ class EbpfDirector:
         wanted["holds"] = {k: v for k, v in have["holds"].items() if k in wanted["services"]}
         build = self._build() if want else b""
         outdated = self._outdated(loaded, build) if want else False
-        needed = {name for name, on in ((IN, _in(want)), (OUT, _out(want))) if on}
+        needed = {IN} if _in(want) else set()
+        needed |= {OUT, OWN} if _out(want) else set()
         if want and (outdated or needed - loaded.programs.keys()):
             # Of the two programs one alone may be left, and with it the maps.
             yield Load(loaded, str(self._path), self._entries(), again=bool(loaded.maps))
@@ -115,16 +116,17 @@ class EbpfDirector:
                 yield Write(loaded, "config", ((ZERO, value),), "note the version of the data path")
 
         out = tuple(self._attachments(OUT, _out(want), attachments, loaded, outdated))
+        own = tuple(self._attachments(OWN, _out(want), attachments, loaded, outdated, out))
         into = tuple(self._attachments(IN, _in(want), attachments, loaded, outdated))
         if want and not loaded.maps and out and into:
             # With empty maps every packet passes, so that all may be attached at once.
-            yield AttachTogether((*out, *into))
-            out, into = (), ()
+            yield AttachTogether((*out, *own, *into))
+            out, own, into = (), (), ()
         steps = (
             write("counters", "count for services"),
             write("links", "describe links to the returner"),
             write("clients", "let clients in"),
-            out,
+            _by_link((*out, *own)),
             write("services", "set services"),
             write("ports", "map ports to services"),
             write("prefixes", "claim prefixes"),
@@ -143,6 +145,7 @@ class EbpfDirector:
             yield from erase("services", "forget services")
             yield from erase("holds", "let go of services")
             yield from erase("clients", "forget clients")
+        yield from _gone(OWN, _out(want), attachments)
         yield from _gone(OUT, _out(want), attachments)
         if want:
             yield from erase("links", "forget links")
@@ -155,14 +158,17 @@ class EbpfDirector:
         attachments: tuple[Attachment, ...],
         loaded: Loaded,
         outdated: bool,
+        before: tuple[Attach, ...] = (),
     ) -> Iterator[Attach]:
+        """before: what is attached by then, with a clsact if one is needed."""
         current = loaded.programs[program].id if program in loaded.programs else 0
         there = {a.ifindex for a in attachments if a.program == program and a.prog_id == current}
         how = ("tcx" if has_tcx() else "clsact") if self.attach == "auto" else self.attach
         with Rtnl() as rtnl:
             for ifindex, link in wanted.items():
                 if ifindex not in there or outdated:
-                    clsact = has_clsact(rtnl, ifindex)
+                    made = any(a.ifindex == ifindex for a in before)
+                    clsact = made or has_clsact(rtnl, ifindex)
                     yield Attach(loaded, ifindex, link, program, how, clsact)
 
     def _entries(self) -> tuple[tuple[str, int], ...]:
@@ -253,15 +259,15 @@ class EbpfDirector:
 def opened(attachments: Iterable[Attachment]) -> Loaded:
     """The attached programs and their maps."""
     loaded = Loaded()
-    for there in attachments:
-        if there.program in loaded.programs:
+    for there in sorted(attachments, key=lambda a: a.program == OWN):  # it has not every map
+        if there.program in loaded.programs or (there.program == OWN and not loaded.maps):
             continue
         try:
             program = bpf.program_by_id(there.prog_id)
             maps = {m.name: m for m in map(bpf.map_by_id, program.map_ids())}
         except FileNotFoundError:
             continue
-        if loaded.maps and maps["config"].id != loaded.maps["config"].id:
+        if loaded.maps and maps["counters"].id != loaded.maps["counters"].id:
             continue  # of another load: its interface is attached anew
         loaded.programs[there.program] = program
         loaded.maps |= maps
@@ -296,7 +302,7 @@ def _maps(want: Steering) -> dict[str, dict[bytes, bytes]]:
         "ports": {k: pack(v) for k, v in tables.ports.items()},
         "clients": {abi.client(s.sid, n): pack(1) for s in want for n in s.clients},
         "links": {
-            pack(i.ifindex): abi.LINK.pack(i.slot, 0, abi.address(i.own4), abi.address(i.own6))
+            pack(i.ifindex): abi.LINK.pack(i.slot, s.sid, abi.address(i.own4), abi.address(i.own6))
             for s in want
             for g in s.generations
             for i in g.instances
@@ -329,7 +335,14 @@ def _gone(
     for there in attachments:
         if there.program == program and there.ifindex not in wanted:
             others = [a for a in attachments if a.ifindex == there.ifindex and a is not there]
+            if program == OUT:  # the other one of the link goes before it
+                others = [a for a in others if a.program != OWN]
             yield Detach(there, _link_name(there.ifindex), last=not others)
+
+
+def _by_link(each: tuple[Attach, ...]) -> Iterator[Op]:
+    for ifindex in dict.fromkeys(a.ifindex for a in each):
+        yield AttachTogether(tuple(a for a in each if a.ifindex == ifindex))
 
 
 def default_sizes() -> dict[str, int]:

@@ -169,14 +169,16 @@ class Attach(msgspec.Struct, frozen=True):
         handle = attach.HANDLE_FOUND if self.clsact else attach.HANDLE_MADE
         qdisc = () if self.clsact else (f"tc qdisc add dev {quote(self.link)} clsact",)
         program = f"bpf direct-action object-pinned {PINS}/programs/{self.program}"
-        return (*qdisc, f"tc filter replace {_where(self.link, handle)} {program}")
+        where = _where(self.link, self.program, handle)
+        return (*qdisc, f"tc filter replace {where} {program}")
 
     def apply(self) -> None:
         attach.attach(self.ifindex, self.loaded.programs[self.program], self.how)
 
 
 class AttachTogether(msgspec.Struct, frozen=True):
-    """Several at once: for each the kernel waits until no processor runs what was there (15 ms)."""
+    """Several at once: for each the kernel waits until no processor runs what was there (15 ms).
+    But the two of one link one after the other where they share a clsact."""
 
     each: tuple[Attach, ...]
 
@@ -189,13 +191,18 @@ class AttachTogether(msgspec.Struct, frozen=True):
     def apply(self) -> None:
         failed: list[Exception] = []
 
-        def attach_one(one: Attach) -> None:
+        def attach_in_turn(some: list[Attach]) -> None:
             try:
-                one.apply()
+                for one in some:
+                    one.apply()
             except (OSError, ViscumError) as error:
                 failed.append(error)
 
-        threads = [Thread(target=attach_one, args=(one,)) for one in self.each]
+        turns: dict[object, list[Attach]] = {}
+        for one in self.each:
+            key = one.ifindex if one.how == "clsact" else (one.ifindex, one.program)
+            turns.setdefault(key, []).append(one)
+        threads = [Thread(target=attach_in_turn, args=(some,)) for some in turns.values()]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -218,7 +225,8 @@ class Detach(msgspec.Struct, frozen=True):
         handle = self.there.handle or attach.HANDLE_MADE
         ours = self.last and handle == attach.HANDLE_MADE
         qdisc = (f"tc qdisc del dev {quote(self.link)} clsact",) if ours else ()
-        return (f"tc filter del {_where(self.link, handle)} bpf", *qdisc)
+        where = _where(self.link, self.there.program, handle)
+        return (f"tc filter del {where} bpf", *qdisc)
 
     def apply(self) -> None:
         attach.detach(self.there)
@@ -230,5 +238,6 @@ def _map(loaded: Loaded, name: str) -> str:
     return f"id {there.id}" if there else f"pinned {PINS}/maps/{name}"
 
 
-def _where(link: str, handle: int) -> str:
-    return f"dev {quote(link)} ingress protocol all pref {names.TC_PRIO} handle {handle:#x}"
+def _where(link: str, program: str, handle: int) -> str:
+    side = "ingress" if attach.is_ingress(program) else "egress"
+    return f"dev {quote(link)} {side} protocol all pref {names.TC_PRIO} handle {handle:#x}"
