@@ -108,8 +108,8 @@ class Histogram(Struct, frozen=True):
         left = part * self.count
         for n, count in enumerate(self.counts):
             if count and left <= count:
-                low = 2 ** (n - 1) if n else 0
-                return (low + (2**n - low) * max(left, 0) / count) / 1e6
+                low, high = 1 << n >> 1, 1 << n
+                return (low + (high - low) * max(left, 0) / count) / 1e6
             left -= count
         return None
 

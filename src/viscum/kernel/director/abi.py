@@ -168,7 +168,7 @@ def counters(value: bytes) -> Counters:
     connect = 4 + len(REASONS)
     rtt = connect + 1 + BUCKETS
     return Counters(
-        *sums[:4],
+        *(sums[0], sums[1], sums[2], sums[3]),
         {reason: n for reason, n in zip(REASONS, sums[4:connect], strict=True) if n},
         Histogram(sums[connect], tuple(sums[connect + 1 : rtt])),
         Histogram(sums[rtt], tuple(sums[rtt + 1 :])),
