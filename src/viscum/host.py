@@ -170,7 +170,10 @@ class Host:
             seen = change.observe()
             with self.patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)
-            validate.validate(spec, addresses, world, seen)
+            owner = tenant if old is None else old.tenant
+            if owner:
+                spec = self.guard.admit(owner, spec, world, addresses)
+            validate.validate(spec, addresses, world, seen, owner)
             if old is not None and old.spec != spec and not replacing:
                 raise InputError(
                     Problem(
@@ -191,9 +194,9 @@ class Host:
                     old,
                     spec,
                     addresses,
-                    self._taken(seen, world, old.tenant if old else tenant),
+                    self._taken(seen, world, owner),
                     as_child,
-                    tenant,
+                    owner,
                 )
         if first is not None:
             return self._after(first, spec, addresses, as_child)
@@ -481,7 +484,8 @@ class Host:
             wanted = tuple(dict.fromkeys([*(str(n) for n in literal if n), *addresses]))
             if set(wanted) == set(record.addresses) or not wanted:
                 return False
-            validate.retarget(record.spec, wanted, change.world, change.observe())
+            seen = change.observe()
+            validate.retarget(record.spec, wanted, change.world, seen, record.tenant)
             start.retarget(self, change, record, wanted)
             return True
 

@@ -52,15 +52,18 @@ def _look_up(name: str) -> list[str]:
     return sorted({str(answer[4][0]) for answer in answers})  # servers rotate them
 
 
-def validate(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed) -> None:
-    """Raises InputError naming every problem."""
+def validate(
+    spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed, tenant: str = ""
+) -> None:
+    """Raises InputError naming every problem. tenant: whose it is; others' services are not named
+    to a tenant."""
     networks = tuple(ip_network(a) for a in addresses)
     problems = [
         *check(spec),
         *_director(spec),
         *_interfaces(spec, seen),
         *_targets(networks, spec.steer.targets, world, seen),
-        *_others(spec, networks, world),
+        *_others(spec, networks, world, tenant),
         *_pool(world, seen),
         *process_problems(spec),
         *_limits(spec),
@@ -69,12 +72,14 @@ def validate(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observe
         raise InputError(*dict.fromkeys(problems))
 
 
-def retarget(spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed) -> None:
+def retarget(
+    spec: Spec, addresses: tuple[str, ...], world: World, seen: Observed, tenant: str = ""
+) -> None:
     """Whether the service may have these targets from now on. Raises InputError."""
     networks = tuple(ip_network(a) for a in addresses)
     problems = [
         *_targets(networks, spec.steer.targets, world, seen),
-        *_others(spec, networks, world),
+        *_others(spec, networks, world, tenant),
     ]
     if problems:
         raise InputError(*dict.fromkeys(problems))
@@ -149,9 +154,15 @@ def _targets(
             )
 
 
-def _others(spec: Spec, networks: tuple[Network, ...], world: World) -> Iterable[Problem]:
+def _others(
+    spec: Spec, networks: tuple[Network, ...], world: World, tenant: str
+) -> Iterable[Problem]:
     others = [
-        Claim(r.name, tuple(ip_network(a) for a in r.addresses), r.spec.steer.ports)
+        Claim(
+            r.name if tenant in ("", r.tenant) else "",
+            tuple(ip_network(a) for a in r.addresses),
+            r.spec.steer.ports,
+        )
         for r in world.services.values()
         if r.name != spec.name
     ]

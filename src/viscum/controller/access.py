@@ -16,7 +16,6 @@ from viscum.controller.tokens import Credential, Role, Tokens
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.spec import Spec
 from viscum.store import World
-from viscum.tenancy import rules
 from viscum.tenancy.guard import Guard
 
 How = Literal["socket", "token", "certificate", "command", "outside"]
@@ -130,6 +129,4 @@ class Access:
                 state="nothing was changed; what runs goes on",
                 hint="tell the operator of this box, who sees what is wrong with them",
             )
-        spec = rules.imposed(spec)
-        self.guard.admit(owner, spec, world)
-        return spec
+        return self.guard.admit(owner, spec, world)

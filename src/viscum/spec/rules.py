@@ -15,7 +15,9 @@ _EVERY = (Port("tcp", 1, 65535), Port("udp", 1, 65535))
 
 
 class Claim(Struct, frozen=True):
-    """What a service takes from the cloud: `networks` on `ports` (none: every port)."""
+    """What a service takes from the cloud: `networks` on `ports` (none: every port).
+
+    name: "" for one that is not named to who asks."""
 
     name: str
     networks: tuple[Network, ...]
@@ -44,7 +46,16 @@ def check_against(claim: Claim, others: Sequence[Claim]) -> tuple[Problem, ...]:
     problems = []
     for other in others:
         common = overlaps(claim, other) if other.name != claim.name else None
-        if common:
+        if common and not other.name:
+            problems.append(
+                Problem(
+                    "steer.targets",
+                    network_text(common.network),
+                    f"{common} is somebody else's already",
+                    "choose other ports or targets",
+                )
+            )
+        elif common:
             problems.append(
                 Problem(
                     "steer.targets",

@@ -20,9 +20,11 @@ class Guard:
     def __init__(self, config_dir: str) -> None:
         self.tenants = Tenants(config_dir)
 
-    def admit(self, name: str, spec: Spec, world: World, addresses: tuple[str, ...] = ()) -> None:
-        """Whether the tenant may have the service so. addresses: what its targets resolved to, once
-        that is known. Raises InputError with everything that is beyond the allowance."""
+    def admit(self, name: str, spec: Spec, world: World, addresses: tuple[str, ...] = ()) -> Spec:
+        """The spec as the tenant may have it, with what is imposed on it. addresses: what its
+        targets resolved to, once that is known. Raises InputError with everything that is beyond
+        the allowance."""
+        spec = rules.imposed(spec)
         tenant = self.tenants.get(name)
         old = world.services.get(spec.name)
         problems = [*rules.problems(tenant, spec), *rules.foreign(tenant, addresses, spec)]
@@ -33,6 +35,7 @@ class Guard:
         problems += quota.over(tenant, before, after)
         if problems:
             raise InputError(*dict.fromkeys(problems))
+        return spec
 
     def within(self, before: World, after: World) -> None:
         """Whether nobody has more than before that is beyond the allowance. Raises InputError."""
