@@ -19,6 +19,7 @@ from viscum.spec.values import target_network
 
 Source = Literal["resolver", "seen", "adopted"]
 
+VERSIONS = (4, 6)
 NEW_PER_MINUTE = 10  # addresses that a name may gain from what clients are answered
 
 
@@ -43,6 +44,9 @@ class Book:
         self.rules = rules
         self.entries: dict[tuple[str, Address], Entry] = {}
         self._gained: dict[str, list[float]] = {}  # moments of new addresses seen, by name
+        # (name, IP version) that are being asked for or could not be had; and of them the latter
+        self._unsure: set[tuple[str, int]] = set()
+        self._failed: set[tuple[str, int]] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,6 +71,8 @@ class Book:
         """The spec has changed: what only its old names led to goes."""
         self.targets, self.rules = targets, rules
         named = {"", *self.names}
+        self._unsure = {key for key in self._unsure if key[0] in named}
+        self._failed = {key for key in self._failed if key[0] in named}
         self.entries = {k: e for k, e in self.entries.items() if e.name in named}
 
     def adopt(self, addresses: Iterable[str], now: float) -> None:
@@ -84,8 +90,30 @@ class Book:
 
     # ---- answers
 
-    def found(self, name: str, addresses: Collection[Address], ttl: float, now: float) -> list[str]:
-        """This box's own question has been answered. Returns why some were not taken."""
+    def asking(self, name: str) -> None:
+        """Until it is `found` nothing of a family that the name led to goes."""
+        self._unsure |= {(name, version) for version in VERSIONS}
+
+    def found(
+        self,
+        name: str,
+        addresses: Collection[Address],
+        ttl: float,
+        now: float,
+        versions: Collection[int] = VERSIONS,
+    ) -> list[str]:
+        """This box's own questions have been answered, for these families. Returns why some of the
+        addresses were not taken."""
+        for version in VERSIONS:
+            if version not in versions:
+                self._failed.add((name, version))
+                continue
+            if (name, version) in self._failed:  # to have had no answer was no absence
+                for entry in self.entries.values():
+                    if entry.name in ("", name) and entry.address.version == version:
+                        entry.expires = max(entry.expires, now + float(self.rules.hold))
+            self._failed.discard((name, version))
+            self._unsure.discard((name, version))
         refused = []
         for address in addresses:
             if self._room(address, now, also_seen=True):
@@ -109,11 +137,9 @@ class Book:
         self._put(name, address, source, ttl, now)
         return None
 
-    def failed(self, name: str, now: float) -> None:
-        """No answer: whatever the name led to stays, as if it had just been given again."""
-        for entry in self.entries.values():
-            if entry.name in ("", name):
-                entry.expires = max(entry.expires, now + float(self.rules.hold))
+    def failed(self, name: str) -> None:
+        """No answer: whatever the name led to stays until there is one."""
+        self._failed |= {(name, version) for version in VERSIONS}
 
     def clamp(self, ttl: float) -> float:
         return min(max(ttl, float(self.rules.min_ttl)), float(self.rules.max_ttl))
@@ -131,7 +157,12 @@ class Book:
         return min(times, default=None)
 
     def _pinned(self, entry: Entry) -> bool:
-        return self.rules.refresh == "off" and entry.source != "seen"
+        """What may not go now, however old it is."""
+        if self.rules.refresh == "off":
+            return entry.source != "seen"
+        version = entry.address.version
+        unsure = {name for name, v in self._unsure if v == version}
+        return entry.name in unsure if entry.name else bool(unsure)
 
     def _put(self, name: str, address: Address, source: Source, ttl: float, now: float) -> None:
         ttl = self.clamp(ttl)

@@ -72,11 +72,11 @@ def refusal(
     if within and not any(address in n for n in within):
         return "is not within steer.names.within"
     if not within:
-        if any(address in n for n in _private()):
-            return "is not a public address, and steer.names.within does not name it"
         for lan, link in there.networks:
             if address in lan:
                 return f"is in a network of this box's LAN (on {link})"
+        if any(address in n for n in _private()):
+            return "is not a public address, and steer.names.within does not name it"
     if not allowed(address):
         return "is beyond the tenant's allowance"
     claim = Claim(record.name, (network,), record.spec.steer.ports)

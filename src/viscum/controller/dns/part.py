@@ -166,25 +166,32 @@ class Names:
         A family that can't be had is tried again before the other one goes on without it: what is
         there of it stays, so that no client finds one family moved and the other one gone.
         """
+        self.books[service].asking(name)
         answers, why = await self._ask(name)
         found = {a for answer in answers.values() for a in answer.addresses}
         good = await self._judged(service, name, found)
         book = self.books[service]
         if good:
             ttl = min(a.ttl for a in answers.values() if a.addresses)
-            for reason in book.found(name, good, ttl, now()):
+            versions = [4 if kind == "A" else 6 for kind in answers]
+            for reason in book.found(name, good, ttl, now(), versions):
                 self._refuse(service, name, reason)
-        if not good or why:
-            book.failed(name, now())
+        else:
+            book.failed(name)
             why = why or ("none of its addresses may be a target" if found else "has no address")
+        if why:
             self._fail(service, name, why)
         else:
             self._failing.discard((service, name))
         self._news.set()
-        return ttl if good and not why else None
+        return None if why else ttl
 
     async def _ask(self, name: str) -> tuple[dict[Kind, Answer], str]:
-        """What there is, and why something is not."""
+        """What there is, and why something is not.
+
+        That one family has addresses and the other says that there is no such name is a fault of
+        some servers (RFC 4074): nothing can be concluded from it.
+        """
         of = tuple(str(n.network_address) for n in self.settings.servers)
         of = of or await self.engine.look(servers)
         answers: dict[Kind, Answer] = {}
@@ -208,6 +215,11 @@ class Names:
                 break
             if attempt < ATTEMPTS - 1:
                 await asyncio.sleep(RETRY * 2**attempt)
+        if any(answer.addresses for answer in answers.values()):
+            for kind, answer in list(answers.items()):
+                if answer.rcode:
+                    del answers[kind]
+                    why = why or f"{name} {kind}: NXDOMAIN, but it has addresses"
         return answers, why
 
     # ---- listening
