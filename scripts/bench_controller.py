@@ -4,9 +4,9 @@ At rest: a controller with its API and 100 services that run, nobody asking. RSS
 share of one processor over a minute.
 
 Under load: 200 clients of the API that poll, each once a second on a connection of its own, while
-50 others change a service each, one change after the other, for `--seconds`. Every answer is counted
-by its status; the controller's memory, descriptors and threads, and the machine's namespaces and BPF
-maps, are compared before and after.
+50 others change a service each, one change after the other, for `--seconds`. Every answer is
+counted by its status; the controller's memory, descriptors and threads, and the machine's
+namespaces and BPF maps, are compared before and after.
 
 All in a lab of its own; the requests stay on a Unix socket.
 """

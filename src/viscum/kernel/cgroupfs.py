@@ -125,4 +125,4 @@ def field(path: str, name: str) -> int | None:
         lines = read(path).splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in lines if line.split()[0] == name), None)
+    return next((int(line[len(name) :]) for line in lines if line.startswith(f"{name} ")), None)

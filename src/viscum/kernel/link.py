@@ -159,8 +159,7 @@ def inner(netns_fd: int) -> Inner:
                 src=r.src,
                 local=r.type == RTN_LOCAL,
             )
-            for r in inside.routes()
-            if r.proto == RTPROT_STATIC
+            for r in inside.routes(proto=RTPROT_STATIC)
         }
         rules = {
             InnerRule(VERSION[r.family], r.pref, r.table, iif=r.iif or None)

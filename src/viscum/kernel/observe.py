@@ -11,7 +11,7 @@ from viscum import names
 from viscum.kernel import cgroup, link, netns, nft
 from viscum.kernel.link import VERSION
 from viscum.kernel.rtnl import Route, Rtnl
-from viscum.model import Group, HostLink, HostRoute, HostRule, Inner, Network, Observed
+from viscum.model import Address, Group, HostLink, HostRoute, HostRule, Inner, Network, Observed
 
 MAIN = 254
 RTN_UNICAST = 1
@@ -39,6 +39,13 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
                 namespaces[name] = None  # a name without a namespace: half made
     byindex = {entry.ifindex: entry.name for entry in links}
     main = [r for r in routes if r.table == MAIN and r.type == RTN_UNICAST]
+    by_link: dict[int, list[Route]] = {}  # a box with many services has many links and routes
+    for route in main:
+        by_link.setdefault(route.oif, []).append(route)
+    on_link: dict[int, list[Address]] = {}
+    for entry in addresses:
+        on_link.setdefault(entry.ifindex, []).append(entry.address.ip)
+    uplinks = {r.oif for r in routes if r.dst.prefixlen <= 1}
     return Observed(
         links={
             entry.name: HostLink(
@@ -50,11 +57,11 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
                 alias=entry.alias or "",
                 nsid=entry.nsid,
                 mac=entry.mac or "",
-                has_default=any(not r.dst.prefixlen and r.oif == entry.ifindex for r in main),
-                uplink=any(r.dst.prefixlen <= 1 and r.oif == entry.ifindex for r in routes),
-                networks=tuple(_reached(main, entry.ifindex, by_gateway=False)),
-                behind=tuple(_reached(main, entry.ifindex, by_gateway=True)),
-                addresses=tuple(a.address.ip for a in addresses if a.ifindex == entry.ifindex),
+                has_default=any(not r.dst.prefixlen for r in by_link.get(entry.ifindex, ())),
+                uplink=entry.ifindex in uplinks,
+                networks=tuple(_reached(by_link.get(entry.ifindex, []), by_gateway=False)),
+                behind=tuple(_reached(by_link.get(entry.ifindex, []), by_gateway=True)),
+                addresses=tuple(on_link.get(entry.ifindex, ())),
             )
             for entry in links
         },
@@ -86,13 +93,9 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
     )
 
 
-def _reached(main: list[Route], ifindex: int, *, by_gateway: bool) -> list[Network]:
+def _reached(main: list[Route], *, by_gateway: bool) -> list[Network]:
     """Half of everything (0.0.0.0/1, as VPN clients set) counts as a default route."""
-    found = (
-        r.dst
-        for r in main
-        if r.oif == ifindex and (r.via is not None) == by_gateway and r.dst.prefixlen > 1
-    )
+    found = (r.dst for r in main if (r.via is not None) == by_gateway and r.dst.prefixlen > 1)
     return [n for n in found if not n.is_link_local and not n.is_multicast]
 
 

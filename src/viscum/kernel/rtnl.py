@@ -268,8 +268,8 @@ class Rtnl(Tc):
 
     # ---- routes
 
-    def routes(self, table: int | None = None) -> list[Route]:
-        """Of one table or of all of them, both families."""
+    def routes(self, table: int | None = None, *, proto: int | None = None) -> list[Route]:
+        """Of one table or of all of them, both families; only those of a protocol, if given."""
         found = []
         for family in _FAMILIES:
             body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -282,7 +282,11 @@ class Rtnl(Tc):
                     raise
                 continue
             # A kernel without IPv6 answers with everything it has.
-            found += [_route(m.body) for m in messages if m.body[0] == family]
+            found += [
+                _route(m.body)
+                for m in messages
+                if m.body[0] == family and proto in (None, m.body[_RTM_PROTOCOL])
+            ]
         return [r for r in found if table in (None, r.table)]
 
     def add_route(self, route: Route) -> None:
@@ -405,6 +409,7 @@ def _mac(text: str) -> bytes:
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _RTM_F_LOOKUP_TABLE = 0x1000
+_RTM_PROTOCOL = 5  # offset in struct rtmsg
 
 
 def _ip(raw: bytes) -> Ip:
