@@ -129,6 +129,19 @@ def live(record: Record, until: float | None) -> Record:
     )
 
 
+def anew(record: Record) -> Record:
+    """Servers of it are about to be started again: where a command says when it is ready, it takes
+    no new flows till then."""
+    if not record.spec.run.ready:
+        return record
+    return replace(
+        record,
+        generations=tuple(
+            replace(g, state="starting") if g.state == "live" else g for g in record.generations
+        ),
+    )
+
+
 def drained(generation: Generation, until: float | None) -> Generation:
     """Draining; one that drains already keeps the earlier limit."""
     if generation.state == "draining":

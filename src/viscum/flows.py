@@ -108,7 +108,13 @@ def _tcp(i: Instance) -> list[sockets.TcpFlow]:
 
 
 def _of_clients(targets: tuple[Network, ...]) -> Callable[[sockets.TcpFlow], bool]:
-    """The server's own connections leave from its own address, clients' arrive at a target."""
+    """The server's own connections leave from its own address, clients' arrive at a target. So do
+    a controller's probes, but from a loopback address."""
     hosts = {t.network_address for t in targets if t.num_addresses == 1}
     prefixes = [t for t in targets if t.num_addresses > 1]
-    return lambda f: f.local in hosts or any(f.local in p for p in prefixes)
+
+    def is_client(f: sockets.TcpFlow) -> bool:
+        own = f.local in hosts or any(f.local in p for p in prefixes)
+        return own and not f.remote.is_loopback
+
+    return is_client

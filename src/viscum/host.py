@@ -466,7 +466,7 @@ class Host:
                 and not Group(i.cgroup).populated()
             ]
             if dead:
-                change.commit(change.world, frozenset({name}))
+                change.commit(change.world.with_record(evolve.anew(record)), frozenset({name}))
             return bool(dead)
 
     def retarget(self, name: str, targets: tuple[str, ...], addresses: tuple[str, ...]) -> bool:
@@ -487,6 +487,17 @@ class Host:
             seen = change.observe()
             validate.retarget(record.spec, wanted, change.world, seen, record.tenant)
             start.retarget(self, change, record, wanted)
+            return True
+
+    def admit(self, name: str) -> bool:
+        """Lets the newest generation take flows: it is ready, whoever found that out. False: it
+        does already, or there is none."""
+        with self.changing(f"admit {name}") as change:
+            record = self.known(change.world, name)
+            if not record.running or not any(g.state == "starting" for g in record.generations[:1]):
+                return False
+            until = evolve.deadline(now(), record.spec.run.drain)
+            change.commit(change.world.with_record(evolve.live(record, until)))
             return True
 
     def is_busy(self) -> bool:

@@ -157,10 +157,11 @@ def steering(world: World, seen: Observed) -> Steering:
     for record in world.services.values():
         # Until all of a new generation listens an older one serves: it may yet be taken back.
         live = any(g.state == "live" for g in record.generations)
+        unready = bool(record.spec.run.ready)  # and of one that starts nobody has said it is ready
         generations = tuple(
             SteerGeneration(
                 g.number,
-                g.state == "live" or (g.state == "starting" and not live),
+                g.state == "live" or (g.state == "starting" and not live and not unready),
                 tuple(
                     SteerInstance(
                         slot,

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from viscum import evolve, flows
 from viscum.clock import now
 from viscum.errors import ViscumError
-from viscum.kernel import conntrack, director, logs, netns, sockets
+from viscum.kernel import conntrack, director, logs, netns, prober, sockets
 from viscum.kernel.cgroup import Group
 from viscum.plan import PROTOCOLS, Instance, instances, steering
 from viscum.spec import Port, Spec
@@ -35,6 +35,7 @@ class Outcome(Struct):
     notes: list[str] = field(default_factory=list)
     flows_reset: int = 0
     listening: bool = True
+    ready: bool = True
 
 
 class StartFailed(ViscumError):
@@ -67,7 +68,9 @@ def start(
         seed(change, spec.name)
         return listen(host, change, before, Outcome(spec.name, "started"))
     if old.spec == spec and old.addresses == addresses and _wanted(old):
-        dead = [i for i in instances(world, host.names) if _dead(i)]
+        dead = [i for i in instances(world, host.names) if i.record.name == spec.name and _dead(i)]
+        if dead:
+            world = world.with_record(evolve.anew(old))
         change.commit(world, name, foreground)
         outcome = Outcome(spec.name, "started" if dead else "unchanged")
         return listen(host, change, None, outcome)
@@ -201,12 +204,77 @@ def listen(
             )
         else:
             outcome.notes.append(f"{name} does not listen on {_words(missing)}")
+    if outcome.listening and record.generations[0].state == "starting":
+        outcome.ready = _get_ready(host, change, before, newest, outcome, had)
     until = evolve.deadline(now(), record.spec.run.drain)
-    if outcome.listening:
+    if outcome.listening and outcome.ready:
         live = evolve.live(record, until)
         if live != record:
             change.commit(change.world.with_record(live))
     return outcome
+
+
+def _get_ready(
+    host: Host,
+    change: Change,
+    before: World | None,
+    newest: list[Instance],
+    outcome: Outcome,
+    had: bool,
+) -> bool:
+    """Runs the spec's `run.ready` in every instance until it exits with 0. Whether all do in time;
+    parameters as in `listen`, which calls it when all listen."""
+    name, run = outcome.name, newest[0].record.spec.run
+    end = time.monotonic() + run.start_timeout
+    for i in newest if run.ready else ():
+        beside = prober.Beside(Group(i.cgroup), i.generation.spec.run, host.names.uid(i.slot))
+        done = _ready(
+            beside, run.ready, end, lambda: host.progress(f"{name}: waiting until it is ready")
+        )
+        if done.ok:
+            continue
+        never = f"was not ready within {run.start_timeout}: {done.why}"
+        if not (had or done.hopeless or done.server_ended):
+            outcome.notes += [f"{name} {never}; until it is, clients stay on the cloud"]
+            outcome.notes += [f"  | {line}" for line in done.output.splitlines()[-LOG_LINES:]]
+            return False
+        what = f"can't be asked whether it is ready: {done.why}" if done.hopeless else never
+        log = done.output.splitlines()
+        if done.server_ended:
+            what = "ended before it was ready"
+            log = logs.tail(str(host.store.log(name, i.generation.number, i.index))).lines
+        failed = StartFailed(
+            f"{name}: {' '.join(i.generation.spec.command)!r} {what}",
+            log[-LOG_LINES:],
+            hint=f"the server's log: viscum logs {name}; the command is run.ready of the spec",
+        )
+        if had:
+            failed.state = f"the new generation is removed; {name} goes on as it was"
+        if before is not None:
+            change.roll_back(before, failed)
+        raise failed
+    return True
+
+
+def _ready(
+    beside: prober.Beside, argv: tuple[str, ...], end: float, waiting: Callable[[], None]
+) -> prober.Done:
+    """How the command went the last time it was run before `end`."""
+    begun, pause, told = time.monotonic(), 0.05, False
+    while True:
+        try:
+            done = prober.run(beside, argv, max(end - time.monotonic(), pause))
+        except ProcessLookupError:
+            return prober.Done(False, server_ended=True)
+        except OSError as error:
+            return prober.Done(False, prober.in_words(argv, error), hopeless=True)
+        if done.ok or done.server_ended or time.monotonic() + pause >= end:
+            return done
+        if not told and time.monotonic() - begun > 1:
+            waiting()
+            told = True
+        time.sleep(pause)
+        pause = min(pause * 1.5, 1.0)
 
 
 def seed(change: Change, name: str) -> None:

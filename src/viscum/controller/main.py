@@ -15,6 +15,7 @@ from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
 from viscum.controller.news import News
+from viscum.controller.probes import Probes
 from viscum.controller.settings import Settings
 from viscum.controller.supervise import Supervisor
 from viscum.errors import ViscumError
@@ -42,6 +43,8 @@ class Controller:
         self.events.sinks.append(log.sink())
         self.engine = Engine(host, self.events)
         self.supervisor = Supervisor(self.engine)
+        self.probes = Probes(self.engine)
+        self.supervisor.before_restart = self.probes.expect
         self.access = Access(host.config_dir, self.settings.api.group)
         self.names = Names(self.engine, self.settings.names, self.access.tenants)
         self.api = Api(self.engine, self.settings.api, self.access, self.supervisor)
@@ -49,6 +52,7 @@ class Controller:
     def parts(self) -> tuple[Part, ...]:
         return (
             self.supervisor,
+            self.probes,
             Due(self.engine),
             News(self.engine),
             self.names,

@@ -8,7 +8,7 @@ restart's delay is forgotten with the controller.
 from __future__ import annotations
 
 import asyncio
-import signal
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from viscum.clock import now
@@ -42,12 +42,7 @@ class Ended(NamedTuple):
             return "was killed: out of memory"
         if self.status is None:
             return "ended (this kernel does not tell how)"
-        if self.status > 128:
-            try:
-                return f"was killed by {signal.Signals(self.status - 128).name}"
-            except ValueError:
-                pass
-        return f"ended with status {self.status}"
+        return process.in_words(self.status)
 
 
 class _Watched:
@@ -74,6 +69,7 @@ class Supervisor:
         self._missing: dict[str, Instance] = {}  # by cgroup: wanted, and not watched
         self._left: set[str] = set()  # cgroups of servers that ended and that policy leaves so
         self._group = asyncio.TaskGroup()
+        self.before_restart: Callable[[str], Awaitable[None]] = _nothing
 
     async def run(self) -> None:
         try:
@@ -227,6 +223,7 @@ class Supervisor:
         await asyncio.sleep(delay)
         engine = self.engine
         try:
+            await self.before_restart(name)
             if not await engine.act(engine.host.revive, name):
                 return
         except InputError:
@@ -280,6 +277,10 @@ class Supervisor:
     def _instances(self, name: str) -> list[Instance]:
         every = instances(self.engine.world, self.engine.host.names)
         return [i for i in every if i.record.name == name]
+
+
+async def _nothing(name: str) -> None:
+    pass
 
 
 def _is_wanted(at: Instance) -> bool:

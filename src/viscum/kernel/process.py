@@ -18,6 +18,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, field
 
@@ -25,7 +26,13 @@ from viscum.kernel import identity, knobs, mounts
 from viscum.kernel import syscalls as sys
 from viscum.kernel.cgroup import Group
 
+if TYPE_CHECKING:
+    from viscum.kernel.sandbox import Sandbox
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# How a set-up between fork and exec says what it does next, and to what, for the error.
+Step: TypeAlias = Callable[[str, str], None]
 
 # Short of memory, the box is to give up an edge server (there is a cloud to fall back on) before
 # any daemon of its own.
@@ -64,21 +71,12 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
     """
     steps = mounts.view(launch.root, launch.files, launch.hide)
     namespaces = sys.CLONE_NEWNS
-    sandbox = None
-    if launch.sandbox is None:
-        user = identity.look_up(launch.user, launch.root)
-        keep = identity.capabilities(launch.capabilities, user.uid)
-    else:
-        from viscum.kernel import sandbox as strict
+    user, keep, sandbox = powers(launch.user, launch.capabilities, launch.root, launch.sandbox)
+    if sandbox is not None:
+        steps += sandbox.view(launch.root)
+        namespaces |= sandbox.namespaces
 
-        user, keep = identity.sandboxed(launch.sandbox), 0
-        steps += strict.view(launch.root)
-        namespaces |= strict.NAMESPACES
-        sandbox = strict.Sandbox()
-    environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": user.home, "USER": user.name}
-    environment |= {"LOGNAME": user.name, **launch.environment}
-
-    def set_up(step: Callable[[str, str], None]) -> None:
+    def set_up(step: Step) -> None:
         step("join the control group", launch.group.path)
         launch.group.join()
         knobs.write("/proc/self/oom_score_adj", str(OOM_SCORE_ADJ))
@@ -111,7 +109,35 @@ def start(launch: Launch, *, foreground: bool = False) -> int:
             step("confine", user.name)
             sandbox.confine()
 
-    return _spawn(launch.argv, environment, set_up, foreground)
+    return spawn(launch.argv, environment(user, launch.environment), set_up, foreground)
+
+
+def powers(
+    user: str | None, capabilities: Sequence[str] | None, root: str | None, uid: int | None
+) -> tuple[identity.User, int, Sandbox | None]:
+    """Who a server is, the capabilities it keeps, and its sandbox (uid: as whom it is in one, None:
+    in none). OSError for a user or a capability that there is not."""
+    if uid is None:
+        who = identity.look_up(user, root)
+        return who, identity.capabilities(capabilities, who.uid), None
+    from viscum.kernel import sandbox
+
+    return identity.sandboxed(uid), 0, sandbox.Sandbox()
+
+
+def environment(user: identity.User, more: Mapping[str, str]) -> dict[str, str]:
+    """A server's: little, and what its spec gives."""
+    least = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": user.home, "USER": user.name}
+    return least | {"LOGNAME": user.name, **more}
+
+
+def join(step: Step, group: Group, server: Process, more: int = 0) -> None:
+    """Moves the caller, which is about to be something else, to where the server runs. more: flags
+    of namespaces beside those every server has."""
+    step("join the control group", group.path)
+    group.join()
+    step("enter the namespaces of", f"process {server.pid}")
+    sys.setns(server.fd, sys.CLONE_NEWNET | sys.CLONE_NEWNS | more)
 
 
 def exec_in(
@@ -127,17 +153,14 @@ def exec_in(
     main = main_pid(group)
     if main is None:
         raise ProcessLookupError(errno.ESRCH, "no process is running in", group.path)
-    environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "USER": "root"}
-    environment |= {k: os.environ[k] for k in ("TERM", "COLORTERM") if k in os.environ}
+    given = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "USER": "root"}
+    given |= {k: os.environ[k] for k in ("TERM", "COLORTERM") if k in os.environ}
     with Process(main) as inside:
         who = identity.look_up(user, f"/proc/{main}/root")
         keep = identity.capabilities(None, who.uid)
 
-        def set_up(step: Callable[[str, str], None]) -> None:
-            step("join the control group", group.path)
-            group.join()
-            step("enter the namespaces of", f"process {main}")
-            sys.setns(inside.fd, sys.CLONE_NEWNET | sys.CLONE_NEWNS)
+        def set_up(step: Step) -> None:
+            join(step, group, inside)
             if user is not None:
                 step("become user", user)
                 identity.become(who, keep, no_new_privileges=True)
@@ -147,7 +170,7 @@ def exec_in(
         # The terminal's interrupt is for the program in there, which shares our process group.
         old = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            pid = _spawn(tuple(argv), environment, set_up, foreground=True)
+            pid = spawn(tuple(argv), given, set_up, foreground=True)
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         finally:
             signal.signal(signal.SIGINT, old)
@@ -211,6 +234,16 @@ class Process(Struct):
                 ended = result.si_code == os.CLD_EXITED
                 self._status = result.si_status if ended else 128 + result.si_status
         return self._status
+
+
+def in_words(status: int) -> str:
+    """What an exit status of 0 … 255 or 128 + signal says."""
+    if status > 128:
+        try:
+            return f"was killed by {signal.Signals(status - 128).name}"
+        except ValueError:
+            pass
+    return f"ended with status {status}"
 
 
 def _zombie(pid: int) -> int | None:
@@ -283,15 +316,17 @@ def stop(group: Group, timeout: float, number: int = signal.SIGTERM) -> Stopped:
     return Stopped(all(ended), left)
 
 
-def _spawn(
+def spawn(
     argv: tuple[str, ...],
     environment: Mapping[str, str],
-    set_up: Callable[[Callable[[str, str], None]], None],
+    set_up: Callable[[Step], None],
     foreground: bool,
+    timeout: float | None = None,
 ) -> int:
     """Fork, `set_up` in the child, exec. How that went comes back by a pipe that exec closes: the
     pid, "ready" just before the exec, and if anything fails "failed", errno, text and object.
-    If nobody is there to read it any more, the child ends as well."""
+    If nobody is there to read it any more, the child ends as well. One in the foreground that has
+    not got so far after `timeout` seconds (a frozen control group) is killed."""
     reader, writer = os.pipe()
     forked = os.fork()
     if forked == 0:
@@ -305,6 +340,8 @@ def _spawn(
     with open(reader, "rb") as pipe:
         if not foreground:
             os.waitpid(forked, 0)
+        elif timeout is not None and not _closed(reader, timeout):
+            os.kill(forked, signal.SIGKILL)
         said = pipe.read().decode(errors="replace").split("\0")
     if "ready" in said and "failed" not in said:
         return int(said[0])
@@ -316,10 +353,17 @@ def _spawn(
     raise LaunchError(errno.ECHILD, "killed while it was set up (too small a limit?)", argv[0])
 
 
+def _closed(reader: int, timeout: float) -> bool:
+    """Whether everybody who could write to the pipe has closed it within that time."""
+    poll = select.poll()
+    poll.register(reader, 0)  # tells of a hang-up alone
+    return bool(poll.poll(timeout * 1000))
+
+
 def _child(
     argv: tuple[str, ...],
     environment: Mapping[str, str],
-    set_up: Callable[[Callable[[str, str], None]], None],
+    set_up: Callable[[Step], None],
     writer: int,
 ) -> None:
     at = ("start", "")

@@ -57,8 +57,14 @@ _INERT = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
 class Sandbox:
     """Everything that has to be there before the fork. OSError ENOTSUP: not on this machine."""
 
+    namespaces = NAMESPACES
+
     def __init__(self) -> None:
         self._filter = seccomp.Filter()
+
+    def view(self, root: str | None) -> list[Step]:
+        """See `view` below."""
+        return view(root)
 
     def confine(self) -> None:
         """The last thing before the exec, as the user it runs as: without a way back."""
