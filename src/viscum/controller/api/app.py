@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match, Router
 from starlette.routing import Route as Path
 
-from viscum.controller.api import auth, problem, read, streams
+from viscum.controller.api import auth, origin, problem, read, streams
 from viscum.controller.api.context import Context
 from viscum.controller.api.route import (
     EVENTS,
@@ -110,7 +110,10 @@ class App:
     ) -> Reply | Stream:
         state = scope.get("state", {})
         headers = Headers(scope=scope)
-        who = auth.principal(self.context.access, headers, state.get("peer"), state.get("subject"))
+        peer = state.get("peer")
+        if route.role != "anyone":
+            origin.require_own(headers, by_socket=peer is not None)
+        who = auth.principal(self.context.access, headers, peer, state.get("subject"))
         auth.require(who, route)
         query = read.query(route.query, scope["query_string"])
         body = None

@@ -12,11 +12,12 @@ from msgspec import Struct
 
 from viscum.controller.api import problem
 from viscum.controller.api.route import JSON, Nothing, Route, Text
-from viscum.controller.api.table import ROUTES
+from viscum.controller.api.table import ROUTES as EVERY
 from viscum.spec import Spec
 from viscum.spec import doc as spec_doc
 from viscum.spec.types import fields
 
+ROUTES = tuple(route for route in EVERY if route.documented)
 REFERENCE = "#/components/schemas/{name}"
 WORDS = {
     200: "Done.",

@@ -72,7 +72,8 @@ class Route:
 
     role: of the principal, at least; host: only for who is no tenant's; query, body: tables read
     as a spec's are (body None: there is none); answers: by status, a Struct, a Text or None
-    (empty); errors: the statuses this route may answer with beside those every route may.
+    (empty); errors: the statuses this route may answer with beside those every route may;
+    documented: whether it is in the OpenAPI document (files of the console are not).
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -88,6 +89,7 @@ class Route:
     errors: tuple[int, ...] = ()
     request_headers: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
+    documented: bool = True
 
 
 class Refused(ViscumError):

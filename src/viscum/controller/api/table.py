@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from viscum.controller import console
 from viscum.controller.api import happenings, hosts, services
 from viscum.controller.api.route import Route
 
-ROUTES: tuple[Route, ...] = (*hosts.ROUTES, *services.ROUTES, *happenings.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *hosts.ROUTES,
+    *services.ROUTES,
+    *happenings.ROUTES,
+    *console.ROUTES,
+)

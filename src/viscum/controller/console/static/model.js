@@ -1,0 +1,160 @@
+// A service as the API gives it, in the terms the page shows. Fields that are not there (a part of
+// the controller that is off, an older version) are undefined, and what shows them is left out.
+
+import { percent, plural, span } from "./format.js";
+
+export const status = (raw) => raw.status ?? {};
+const instances = (raw) => (status(raw).generations ?? []).flatMap((g) => g.instances ?? []);
+
+function sum(values) {
+	const known = values.filter((v) => typeof v === "number");
+	return known.length ? known.reduce((a, b) => a + b, 0) : undefined;
+}
+
+/** What only grows. in, out: bytes; cpu: seconds. */
+export function totals(raw) {
+	return {
+		in: status(raw).in_bytes,
+		out: status(raw).out_bytes,
+		cpu: sum(instances(raw).map((i) => i.cpu)),
+	};
+}
+
+export const memory = (raw) => sum(instances(raw).map((i) => i.memory));
+
+/** {p50, p99} in seconds */
+export function latency(raw) {
+	const said = status(raw).latency ?? raw.latency;
+	return said && typeof said.p50 === "number" ? said : undefined;
+}
+
+/** percent of new flows that the operator asked for */
+export function asked(raw) {
+	const s = status(raw);
+	return s.steering === "cloud" ? 0 : s.share;
+}
+
+/** Whether a server of it listens that may take new flows. */
+const serves = (raw) =>
+	(status(raw).generations ?? []).some((g) => g.state !== "draining" && g.instances.some((i) => i.listens?.length));
+
+/** percent of new flows that it gets: what was asked, and not more than it is held at */
+export function share(raw) {
+	const s = status(raw);
+	if (s.steering !== "edge" || !serves(raw)) return 0;
+	return Math.min(s.share ?? 100, held(raw)?.share ?? 100);
+}
+
+/** {share, why} while a controller holds it back */
+export function held(raw) {
+	const h = status(raw).held;
+	if (!h) return undefined;
+	const [load, health] = [h.load ?? 100, h.health ?? 100];
+	const most = Math.min(load, health);
+	if (most >= 100) return undefined;
+	return { share: most, why: health < load ? "health" : "load" };
+}
+
+const TONES = {
+	running: "good",
+	"not listening": "warn",
+	dead: "bad",
+	stopped: "",
+	draining: "warn",
+	removing: "warn",
+};
+export const tone = (raw) => TONES[status(raw).state] ?? "";
+
+/** {word, tone, why} of the health probe; undefined: it has none */
+export function health(raw) {
+	const h = raw.health ?? status(raw).health;
+	if (h === undefined || h === null) return undefined;
+	const word = typeof h === "string" ? h : (h.state ?? h.status ?? (h.healthy ? "healthy" : "unhealthy"));
+	if (!word || word === "none") return undefined;
+	const tones = { healthy: "good", unhealthy: "bad" };
+	return { word, tone: tones[word] ?? "", why: h.message ?? h.reason ?? h.detail ?? h.last_error ?? "" };
+}
+
+/** "40 %, held by load" as the column says it */
+export function steering(raw) {
+	const s = status(raw);
+	const back = typeof s.turns_back_in === "number" ? ` for ${span(s.turns_back_in)}` : "";
+	if (s.steering !== "edge") return `off${back}`;
+	if (!serves(raw)) return "none";
+	const hold = held(raw);
+	if (hold && hold.share < (s.share ?? 100)) return `${percent(share(raw))}, held: ${hold.why}`;
+	return percent(s.share) + back;
+}
+
+const NOT_SERVING = {
+	dead: "Its server does not run: everything goes to the cloud.",
+	"not listening": "Its server runs but does not listen yet: new flows go to the cloud.",
+	stopped: "It is stopped: everything goes to the cloud.",
+	draining: "It is being stopped: new flows go to the cloud.",
+	removing: "It is being taken away: new flows go to the cloud.",
+};
+
+/** "one flow stays", "3 flows stay" */
+export const staying = (n) => `${plural(n, "open flow")} ${n === 1 ? "stays at the edge until it ends" : "stay at the edge until they end"}.`;
+
+/** What happens to clients now, in sentences for a person. */
+export function inWords(raw) {
+	const s = status(raw);
+	const hold = held(raw);
+	const of = raw.spec?.steer?.["share-by"] === "flow" ? "" : " of clients";
+	const said = [];
+	if (!serves(raw)) said.push(NOT_SERVING[s.state] ?? "New flows go to the cloud.");
+	else if (s.steering !== "edge") said.push("It is disabled: new flows go to the cloud.");
+	else if (!s.share) said.push("Its share is 0 %: new flows go to the cloud.");
+	else said.push(s.share < 100 ? `New flows${of && ` of ${s.share} %${of}`} go to the edge${of ? "" : `, ${s.share} % of them`}.` : "New flows go to the edge.");
+	if (hold) {
+		const because = hold.why === "health" ? "its health probe fails" : "this box is short of something";
+		said.push(`The controller holds it at ${percent(hold.share)} of new flows because ${because}.`);
+	}
+	if (typeof s.turns_back_in === "number") said.push(`This turns back by itself in ${span(s.turns_back_in)}.`);
+	if (s.flows && !share(raw) && s.state !== "dead") said.push(staying(s.flows));
+	return said.join(" ");
+}
+
+// The data path's reasons, shorter than `explain` says them.
+const REASONS = {
+	"edge-established": "packet of an open connection",
+	"edge-request": "packet of a half-open connection",
+	"edge-time-wait": "connection in TIME_WAIT",
+	"edge-cookie": "ACK of a SYN cookie",
+	"edge-syn": "new connection",
+	"edge-udp-new": "new UDP flow",
+	"edge-udp": "datagram of a known flow",
+	"edge-udp-connected": "datagram for a connected socket",
+	"edge-icmp": "ICMP error of a flow",
+	"edge-ping": "echo request",
+	"edge-fragment": "later fragment",
+	client: "not one of its clients",
+	iface: "not one of its interfaces",
+	"cloud-no-socket": "flow of the cloud",
+	"cloud-no-listener": "nothing listens there",
+	"cloud-disabled": "disabled",
+	"cloud-share": "not within the share",
+	"cloud-held": "held back by the controller",
+	"cloud-syn-again": "repeated SYN of a cloud flow",
+	"cloud-away": "newer connection of the cloud",
+	"cloud-hung": "server did not answer the SYN",
+	"cloud-join": "Multipath TCP of the cloud",
+	"cloud-udp": "UDP flow of the cloud",
+	"cloud-udp-arming": "older UDP flow, perhaps",
+	"cloud-udp-no-socket": "no UDP socket there",
+	"cloud-udp-not-initial": "not a QUIC Initial",
+	"cloud-udp-full": "table of UDP flows is full",
+	"cloud-icmp": "ICMP of no flow",
+	"cloud-ping": "echo request",
+	"cloud-fragment": "later fragment of the cloud",
+	"cloud-dead": "namespace or link is gone",
+	"cloud-other": "another protocol",
+	"drop-down": "dropped: the service is down",
+};
+
+/** {place, words} of a decision */
+export function reason(name) {
+	const place = name.startsWith("edge") ? "edge" : name.startsWith("drop") ? "dropped" : "cloud";
+	return { place, words: REASONS[name] ?? name };
+}

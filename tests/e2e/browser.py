@@ -1,0 +1,49 @@
+"""A headless Chromium in a namespace of the lab, and the console in it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from support import need_program
+from viscum.lab import Lab
+
+# Nothing but the page's own requests: no sandbox, for the tests are root; no calls home.
+SWITCHES = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-proxy-server",
+)  # fmt: skip
+
+
+@contextmanager
+def chromium(lab: Lab, role: str = "ap") -> Iterator[Browser]:
+    """Debian's; Playwright speaks to it through a pipe, so that it may live anywhere."""
+    need_program("chromium")
+    program = lab.directory / f"chromium-{role}"
+    words = [*lab.enter(role), shutil.which("chromium") or ""]
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    program.chmod(0o755)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(program), args=[*SWITCHES])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Complaints(list[str]):
+    """What a page has complained of: scripts that failed, what its policy refused, bad requests."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__()
+        page.on("pageerror", lambda error: self.append(f"{error}"))
+        page.on("console", self._said)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.append(f"{message.text} ({message.location.get('url')})")
