@@ -25,6 +25,7 @@ FLAGS = {
     "run.user": "-u",
     "run.working-directory": "-w",
     "run.root": "--root",
+    "run.sandbox": "--sandbox",
     "limits.cpu": "--cpus",
     "limits.memory": "--memory",
     "limits.processes": "--pids-limit",

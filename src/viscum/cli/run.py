@@ -35,6 +35,7 @@ from viscum.start import Outcome
 @click.option("--memory", help="Memory limit, such as 256M.")
 @click.option("--pids-limit", metavar="N", help="Limit of processes and threads.")
 @click.option("--root", metavar="DIR", help="An unpacked root file system.")
+@click.option("--sandbox", metavar="off|strict", help="strict: as a user of its own, confined.")
 @click.option("--instances", metavar="N", help="How many, each in its own namespace.")
 @click.option("--director", help="ebpf; default: the best that works here.")
 @click.option("--upgrade", metavar="beside|replace", help="How --replace upgrades.")
@@ -105,6 +106,7 @@ def mapping(given: dict[str, Any]) -> dict[str, Any]:
             "environment": dict(map(variable, given["environment"])) or None,
             "working-directory": given["workdir"],
             "root": given["root"],
+            "sandbox": given["sandbox"],
             "drain": given["drain"],
             "start-timeout": given["start_timeout"],
         },
