@@ -47,7 +47,7 @@ class Controller:
         self.supervisor.before_restart = self.probes.expect
         self.access = Access(host.config_dir, self.settings.api.group)
         self.names = Names(self.engine, self.settings.names, self.access.tenants)
-        self.api = Api(self.engine, self.settings.api, self.access, self.supervisor)
+        self.api = Api(self.engine, self.settings.api, self.access, self.supervisor, self.probes)
 
     def parts(self) -> tuple[Part, ...]:
         return (

@@ -16,6 +16,7 @@ from viscum.spec import to_mapping
 from viscum.store import Record, World
 
 if TYPE_CHECKING:
+    from viscum.controller.probes import Probes
     from viscum.controller.supervise import Supervisor
 
 HIDDEN = "(hidden)"
@@ -28,6 +29,7 @@ class Context:
     engine: Engine
     access: Access
     supervisor: Supervisor
+    probes: Probes
     streams: Streams = field(default_factory=Streams)
     born: str = field(default_factory=lambda: secrets.token_hex(4))  # tells controllers apart
     _openapi: bytes = b""

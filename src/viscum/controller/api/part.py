@@ -16,6 +16,7 @@ from viscum.kernel import endpoint
 from viscum.store import API_SOCKET
 
 if TYPE_CHECKING:
+    from viscum.controller.probes import Probes
     from viscum.controller.supervise import Supervisor
 
 
@@ -25,19 +26,25 @@ class Api:
     name = "API"
 
     def __init__(
-        self, engine: Engine, settings: Settings, access: Access, supervisor: Supervisor
+        self,
+        engine: Engine,
+        settings: Settings,
+        access: Access,
+        supervisor: Supervisor,
+        probes: Probes,
     ) -> None:
         self.engine = engine
         self.settings = settings
         self.access = access
         self.supervisor = supervisor
+        self.probes = probes
 
     async def run(self) -> None:
         from viscum.controller.api.app import App
         from viscum.controller.api.context import Context
         from viscum.controller.api.listen import Server
 
-        server = Server(App(Context(self.engine, self.access, self.supervisor)))
+        server = Server(App(Context(self.engine, self.access, self.supervisor, self.probes)))
         path = self.path
         listener = self._listen(path)
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from viscum.controller.access import Principal
 from viscum.controller.api.context import Context, spec_of
+from viscum.controller.probes import Health
 from viscum.status import ServiceStatus
 from viscum.store import Record
 
@@ -25,6 +26,7 @@ class Service(Struct, frozen=True):
     spec: Annotated[dict[str, Any], SPEC]
     status: ServiceStatus | None
     restarts: int
+    health: Health
 
 
 class ServicePage(Struct, frozen=True):
@@ -41,6 +43,7 @@ class LiveService(Struct, frozen=True):
     tenant: str
     status: ServiceStatus | None
     restarts: int
+    health: Health
 
 
 class Live(Struct, frozen=True):
@@ -75,6 +78,7 @@ def _service(
         spec=spec_of(record, who),
         status=found.get(record.name),
         restarts=context.supervisor.restarts.get(record.name, 0),
+        health=context.probes.health(record.name),
     )
 
 
@@ -86,7 +90,11 @@ async def live(context: Context, who: Principal | None) -> bytes:
             round(time.time(), 3),
             tuple(
                 LiveService(
-                    r.name, r.tenant, found.get(r.name), context.supervisor.restarts.get(r.name, 0)
+                    r.name,
+                    r.tenant,
+                    found.get(r.name),
+                    context.supervisor.restarts.get(r.name, 0),
+                    context.probes.health(r.name),
                 )
                 for r in context.world(who).services.values()
             ),
