@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +108,17 @@ def test_the_kernel_is_touched_only_in_kernel() -> None:
                 for door in found & doors - allowed.get(name, set())
             ]
     assert wrong == []
+
+
+def test_the_node_loads_nothing_of_the_controller() -> None:
+    """Nor what only the controller needs, whatever is installed."""
+    code = (
+        "import sys; from importlib import import_module; from viscum.cli.app import COMMANDS;"
+        "[import_module(f'viscum.cli.{m}') for m in ('run', 'show', 'control', 'explain')];"
+        "import viscum.host, viscum.status;"
+        "print([m for m in sys.modules if m.split('.')[0] in"
+        " ('asyncio', 'starlette', 'uvicorn', 'h11', 'anyio', 'dns', 'ssl', 'http')"
+        " or m.startswith('viscum.controller')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
