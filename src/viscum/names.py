@@ -6,6 +6,7 @@ state directory; inside a host every instance has a slot, and all its names foll
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -47,12 +48,7 @@ class HostNames(Struct, frozen=True):
     @property
     def prefix(self) -> str:
         """`viscum`, or `viscum-` and six hex digits of the state directory's hash."""
-        path = str(Path(self.state_dir).absolute())
-        if path == DEFAULT_STATE_DIR:
-            return "viscum"
-        import hashlib  # loads OpenSSL: 5 ms that a box with the default directory does not need
-
-        return f"viscum-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+        return _prefix(str(Path(self.state_dir).absolute()))
 
     def uid(self, slot: int) -> int:
         """Whom a sandboxed instance runs as: nobody else at the same time, as nobody else has its
@@ -69,6 +65,15 @@ class HostNames(Struct, frozen=True):
     def cgroup(self, service: str, generation: int, instance: int) -> str:
         """Below a cgroup hierarchy's root."""
         return f"{self.prefix}/{service}/{generation}.{instance}"
+
+
+@cache
+def _prefix(path: str) -> str:
+    if path == DEFAULT_STATE_DIR:
+        return "viscum"
+    import hashlib  # loads OpenSSL: 5 ms that a box with the default directory does not need
+
+    return f"viscum-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
 
 
 def link(slot: int) -> str:
