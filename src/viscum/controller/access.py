@@ -36,6 +36,10 @@ class Principal(Struct, frozen=True):
         return self.tenant is None
 
 
+#: Whoever used a command on the box: root, and more can't be told.
+OUTSIDE = Principal("root", None, "admin", "outside")
+
+
 class Denied(ViscumError):
     """The principal may not do it (403)."""
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +19,19 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from viscum.clock import now
 from viscum.controller import settings
 from viscum.controller.access import Principal
 from viscum.errors import ViscumError
 from viscum.kernel import files
 from viscum.names import CONFIG_DIR
+from viscum.spec import Spec, diff
 
 DEFAULT = "/var/log/viscum/audit.log"
 MAX_SIZE = 2**22  # bytes of one file
 KEPT = 8  # older files
+BEGUN = "begun"  # the outcome of an intention
+SEEN = 3.0  # seconds within which everybody has seen a change
 TAIL = 2**18  # more than the longest line
 FIRST = "0" * 64  # before the first line
 
@@ -74,6 +78,8 @@ class Audit:
         self.path = Path(path)
         self.max_size = max_size
         self.kept = kept
+        self.noted: Callable[[Entry], None] = lambda entry: None  # told on the event loop
+        self._own: dict[str, float] = {}  # what is changed by way of `change`, and until when
 
     async def note(
         self,
@@ -87,9 +93,12 @@ class Audit:
         request: str = "",
     ) -> Entry:
         """Returns when it is on the disk. Raises Unwritable."""
-        return await asyncio.to_thread(
+        entry = await asyncio.to_thread(
             self.write, principal, action, thing, outcome, tenant, changes, request
         )
+        if outcome != BEGUN:
+            self.noted(entry)
+        return entry
 
     @asynccontextmanager
     async def change(
@@ -105,14 +114,16 @@ class Audit:
         """Notes the intention, and what became of it. Raises Unwritable before anything is done."""
         noting = Noting()
         await self.note(
-            principal, action, thing, "begun", tenant=tenant, changes=changes, request=request
+            principal, action, thing, BEGUN, tenant=tenant, changes=changes, request=request
         )
+        self._own[thing] = float("inf")
         try:
             yield noting
         except BaseException as error:
             noting.outcome = f"failed: {error}" if str(error) else f"failed: {error!r}"
             raise
         finally:
+            self._own[thing] = now() + SEEN
             await asyncio.shield(
                 self.note(
                     principal,
@@ -124,6 +135,10 @@ class Audit:
                     request=request,
                 )
             )
+
+    def knows(self, thing: str) -> bool:
+        """Whether it is being changed by way of `change`, or was until just now."""
+        return self._own.get(thing, 0.0) >= now()
 
     def write(
         self,
@@ -155,7 +170,7 @@ class Audit:
                     before=last.hash if last else FIRST,
                 )
                 entry = msgspec.structs.replace(entry, hash=hash_of(entry))
-                files.append_private(self.path, msgspec.json.encode(entry) + b"\n")
+                files.append_private(self.path, msgspec.json.encode(entry))
                 return entry
         except OSError as error:
             raise Unwritable(self.path, error) from None
@@ -167,11 +182,9 @@ class Audit:
                 lines = files.tail(path, TAIL).splitlines()
             except FileNotFoundError:
                 continue
-            for line in reversed(lines):
-                try:
-                    return msgspec.json.decode(line, type=Entry)
-                except msgspec.MsgspecError:
-                    continue
+            found = next(filter(None, map(_entry, reversed(lines))), None)
+            if found is not None:
+                return found
         return None
 
     def _old(self, number: int) -> Path:
@@ -201,11 +214,8 @@ class Audit:
     def entries(self, tenant: str | None = None) -> Iterator[Entry]:
         """The oldest first; of one tenant alone, if one is given."""
         for _, _, line in self.lines():
-            try:
-                entry = msgspec.json.decode(line, type=Entry)
-            except msgspec.MsgspecError:
-                continue
-            if tenant is None or entry.tenant == tenant:
+            entry = _entry(line)
+            if entry is not None and tenant in (None, entry.tenant):
                 yield entry
 
     def newest(self, count: int, tenant: str | None = None) -> list[Entry]:
@@ -219,10 +229,9 @@ class Audit:
         count = begins = 0
         for path, number, line in self.lines():
             where = f"{path}:{number}"
-            try:
-                entry = msgspec.json.decode(line, type=Entry)
-            except msgspec.MsgspecError as error:
-                wrong.append(f"{where} is no entry: {error}")
+            entry = _entry(line)
+            if entry is None:
+                wrong.append(f"{where} is no entry")
                 continue
             count += 1
             begins = begins or entry.n
@@ -250,6 +259,22 @@ def of_settings(given: settings.Audit, config_dir: str) -> Audit:
     """A host with settings of its own (the lab, a test) does not write into the machine's log."""
     default = DEFAULT if config_dir == CONFIG_DIR else str(Path(config_dir) / "audit.log")
     return Audit(given.file or default, max_size=int(given.max_size), kept=given.keep)
+
+
+def differs(old: Spec | None, new: Spec | None) -> tuple[str, ...]:
+    """What differs between two specs, without what an environment variable holds."""
+    found = []
+    for change in diff(old, new):
+        hidden = change.path.startswith("run.environment.")
+        found.append(f"{change.path}: changed" if hidden else str(change))
+    return tuple(found)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def hash_of(entry: Entry) -> str:

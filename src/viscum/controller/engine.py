@@ -81,7 +81,8 @@ class Engine:
         finally:
             self._waiting -= 1
             self._snapshot = None
-            await self.refresh()
+            if not await self.refresh():
+                await self._hold_again()  # `enable` of what is enabled changes no record
 
     async def wait_for(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what may wait long without the host's lock (`upgrade = "replace"`)."""

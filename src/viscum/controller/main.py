@@ -10,14 +10,17 @@ from typing import Protocol
 from viscum.controller import log, settings
 from viscum.controller.access import Access
 from viscum.controller.api.part import Api
+from viscum.controller.audit import of_settings
 from viscum.controller.dns.part import Names
 from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
 from viscum.controller.news import News
 from viscum.controller.probes import Probes
+from viscum.controller.quota import FlowQuotas
 from viscum.controller.settings import Settings
 from viscum.controller.supervise import Supervisor
+from viscum.controller.watch import Watch
 from viscum.errors import ViscumError
 from viscum.host import Host
 from viscum.kernel import sockets
@@ -46,6 +49,9 @@ class Controller:
         self.probes = Probes(self.engine)
         self.supervisor.before_restart = self.probes.expect
         self.access = Access(host.config_dir, self.settings.api.group)
+        self.audit = of_settings(self.settings.audit, host.config_dir)
+        self.watch = Watch(self.engine, self.audit, self.access.tenants)
+        self.flow_quotas = FlowQuotas(self.engine, self.access.tenants)
         self.names = Names(self.engine, self.settings.names, self.access.tenants)
         self.api = Api(self.engine, self.settings.api, self.access, self.supervisor, self.probes)
 
@@ -56,6 +62,8 @@ class Controller:
             Due(self.engine),
             News(self.engine),
             self.names,
+            self.watch,
+            self.flow_quotas,
             self.api,
         )
 

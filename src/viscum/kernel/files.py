@@ -40,11 +40,18 @@ def write_private(path: Path, data: bytes) -> None:
         os.close(directory)
 
 
-def append_private(path: Path, data: bytes) -> None:
-    """O_APPEND, mode 0600, never through a link; on the disk when it returns."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+def append_private(path: Path, line: bytes) -> None:
+    """O_APPEND, mode 0600, never through a link; on the disk when it returns.
+
+    What an earlier write left unfinished is a line of its own.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     try:
+        size = os.fstat(fd).st_size
+        data = line + b"\n"
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            data = b"\n" + data
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(fd)
