@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import threading
@@ -15,7 +16,7 @@ from kernel.conftest import Space
 from kernel.instance import instance
 from support import need_program, wait_until
 from viscum.kernel import logs, process
-from viscum.kernel.syscalls import boottime_ns
+from viscum.kernel.syscalls import FALLOC_FL_KEEP_SIZE, boottime_ns, fallocate
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -297,3 +298,25 @@ def test_the_hard_stop_leaves_the_server_answering(space: Space) -> None:
             web.group.kill()
             assert web.group.wait_empty(10)
             logs.unmount_dir(str(directory))
+
+
+@pytest.mark.req("N17", "C6")
+def test_a_log_is_no_longer_than_what_is_in_it(directory: Path) -> None:
+    """A hostile server writes far beyond the end, so that whoever reads the log reads for ever."""
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    os.write(fd, b"first\n")
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # no longer O_APPEND
+    for number in range(1, 9):
+        os.pwrite(fd, b"far\n", number << 50)
+    os.ftruncate(fd, 1 << 60)
+    assert logs.tail(path, 3).lines[-3:] == ["far"] * 3
+    assert logs.tail(path).lines == ["first", *["far"] * 8]
+    assert logs.tail(path, 100).lines == logs.tail(path).lines
+    # Nor does it keep more than its share by reserving it beyond the end.
+    os.ftruncate(fd, 4096)
+    fallocate(fd, FALLOC_FL_KEEP_SIZE, 4096, MIB)
+    assert logs.used(path) > MIB
+    assert logs.trim(path, 64 * KIB) == logs.used(path) == 4096
+    assert logs.tail(path).lines == ["first"]
+    os.close(fd)

@@ -19,11 +19,12 @@ def present(path: str = SOCKET) -> bool:
     return os.path.exists(path)
 
 
-def connect(identifier: str, *, unit: str = "", path: str = SOCKET) -> int:
+def connect(identifier: str, *, unit: str = "", levels: bool = True, path: str = SOCKET) -> int:
     """A stream that is to be a service's standard output; returns its fd (close-on-exec).
 
     identifier: SYSLOG_IDENTIFIER of the entries (`journalctl -t IDENTIFIER`); unit: the systemd
-    unit they are shown under, which journald believes root only. Raises OSError; then the caller
+    unit they are shown under, which journald believes root only; levels: whether a line may say how
+    urgent it is ("<0>", which is shown on every terminal). Raises OSError; then the caller
     falls back to the file (kernel/logs.py).
     """
     if "\n" in identifier + unit:
@@ -34,7 +35,7 @@ def connect(identifier: str, *, unit: str = "", path: str = SOCKET) -> int:
         stream.shutdown(socket.SHUT_RD)
         # identifier, unit, priority, whether "<3>" at a line's start is a priority,
         # and whether to forward to syslog, to the kernel's log, to the console
-        stream.sendall(f"{identifier}\n{unit}\n{PRIORITY}\n1\n0\n0\n0\n".encode())
+        stream.sendall(f"{identifier}\n{unit}\n{PRIORITY}\n{int(levels)}\n0\n0\n0\n".encode())
         return stream.detach()
     except OSError as error:
         raise OSError(error.errno, f"journal: {error.strerror}", path) from None

@@ -85,6 +85,11 @@ def trim(path: str, bound: int = BOUND) -> int:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 os.ftruncate(fd, 0)
+        now = os.fstat(fd)
+        if now.st_blocks * 512 > now.st_size - max(cut, 0) + 2 * _BLOCK:
+            # More than the text can take: reserved beyond the end (fallocate), by no honest server.
+            end = -(-now.st_size // _BLOCK) * _BLOCK
+            fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, (1 << 62) - end)
         # Last, since it needs room, which a full file system has only now. Still true: what is
         # written from now on is written after `size`.
         _mark(path, size)
@@ -117,22 +122,18 @@ def tail(path: str, lines: int | None = None, *, since_ns: int | None = None) ->
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        data = _data(fd, min(start, size))
+        pieces = _written(fd, min(start, size), size)
         if lines is None:
-            text = _read(fd, data, size)
+            data = pieces[0][0] if pieces else size
+            text = b"".join(_read(fd, *piece) for piece in pieces)
         else:
-            # From the end towards the start, a chunk at a time, until there are enough newlines.
-            at, text = size, b""
-            while at > data and text.count(b"\n") <= lines:
-                step = max(data, at - _CHUNK)
-                text = _read(fd, step, at) + text
-                at = step
-            data = at
+            data, text = _last_lines(fd, pieces, lines)
         if data > 0 and (data > start or mark is None):
             text = text.partition(b"\n")[2]  # begins in the middle of a line
     finally:
         os.close(fd)
-    found = text.decode(errors="replace").split("\n")
+    # A page that was written in part counts as written: what is between is no text.
+    found = text.replace(b"\0", b"").decode(errors="replace").split("\n")
     if not found[-1]:
         found.pop()
     return Tail(found if lines is None else found[max(0, len(found) - lines) :], size, mark)
@@ -243,6 +244,32 @@ def _data(fd: int, at: int) -> int:
         if error.errno != errno.ENXIO:
             raise
         return os.fstat(fd).st_size
+
+
+def _written(fd: int, start: int, end: int) -> list[tuple[int, int]]:
+    """What is no hole between two offsets: (from, to) each. A server may make its log as long as it
+    likes (ftruncate), and only its file system bounds how much of it there is to read."""
+    pieces: list[tuple[int, int]] = []
+    while (first := _data(fd, start)) < end:
+        start = min(os.lseek(fd, first, os.SEEK_HOLE), end)
+        pieces.append((first, start))
+    return pieces
+
+
+def _last_lines(fd: int, pieces: list[tuple[int, int]], lines: int) -> tuple[int, bytes]:
+    """(offset, text from there on), from the end towards the start, a chunk at a time, until there
+    are enough newlines."""
+    at, count, parts = 0, 0, list[bytes]()
+    for first, last in reversed(pieces):
+        at = last
+        while at > first and count <= lines:
+            step = max(first, at - _CHUNK)
+            parts.append(_read(fd, step, at))
+            count += parts[-1].count(b"\n")
+            at = step
+        if count > lines:
+            break
+    return at, b"".join(reversed(parts))
 
 
 def _read(fd: int, start: int, end: int) -> bytes:

@@ -25,7 +25,9 @@ def start(op: StartProcess) -> None:
     group.create()
     group.set_limits(cpu=op.limits.cpu, memory=op.limits.memory, processes=op.limits.processes)
     if journal.present():
-        output = journal.connect(f"{op.service}.{op.label}", unit=f"viscum-{op.service}")
+        output = journal.connect(
+            f"{op.service}.{op.label}", unit=f"viscum-{op.service}", levels=sandbox is None
+        )
     else:
         # The bound is kept from outside, by every command; should none come for long, a tmpfs of
         # its own keeps a chatty server from filling the router's memory (docs/decisions.md).
