@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from viscum import (
@@ -44,6 +45,16 @@ if TYPE_CHECKING:
     from viscum.tenancy.guard import Guard
 
 LOCK_TIMEOUT = 60.0
+
+
+class Replacing(Struct, frozen=True):
+    """An `upgrade = "replace"` under way: `first` ends, then there are new processes of `spec`."""
+
+    first: Record
+    spec: Spec
+    addresses: tuple[str, ...]
+    flows_reset: int = 0
+
 
 #: Told the service as it is (None: there is none); raises to have nothing changed.
 Check = Callable[[Record | None], None]
@@ -134,7 +145,6 @@ class Host:
         *,
         replacing: bool = True,
         as_child: bool = False,
-        wait: bool = True,
         check: Check = anything,
         tenant: str = "",
     ) -> Outcome:
@@ -142,24 +152,27 @@ class Host:
 
         replacing: a spec that differs from the running one's is an upgrade; otherwise it is
         refused. Returns when the new generation listens (or not yet, and why) and, after an
-        upgrade, when the old one has drained; wait False: without waiting for that (but
-        `upgrade = "replace"` can't start before). check: told what there is, under the lock,
-        before anything is changed. tenant: whose a new service is.
+        upgrade, when the old one has drained. check, tenant: as for `begin`.
         """
-        return self._up(spec.name, spec, replacing, as_child, wait, check, tenant)
+        begun = self.begin(spec.name, spec, replacing, as_child, check, tenant)
+        return self._waited(spec.name, begun, as_child)
 
-    def _up(
+    def begin(
         self,
         name: str,
-        spec: Spec | None,
+        spec: Spec | None = None,
         replacing: bool = True,
         as_child: bool = False,
-        wait: bool = True,
         check: Check = anything,
         tenant: str = "",
-    ) -> Outcome:
-        """spec None: the service's own, read under the lock."""
-        first: Record | None = None  # what has to end before the new generation starts
+    ) -> Outcome | Replacing:
+        """As far as `up` comes without waiting for flows: what an upgrade leaves drains, and is
+        settled by whoever comes next; Replacing goes on with `finish`, once the service has no
+        generation any more.
+
+        spec None: the service's own, read under the lock, to start it again. check: told what
+        there is, under the lock, before anything is changed. tenant: whose a new service is.
+        """
         with self.changing(f"run {name}") as change:
             world = self._with_pool(change)
             old = world.services.get(name)
@@ -184,38 +197,46 @@ class Host:
                     )
                 )
             if old is not None and start.ends_first(old, spec):
-                first = old
-                start.end(change, old, spec)
-            else:
-                outcome = start.start(
-                    self,
-                    change,
-                    world,
-                    old,
-                    spec,
-                    addresses,
-                    self._taken(seen, world, owner),
-                    as_child,
-                    owner,
+                return self._end_first(change, old, spec, addresses)
+            taken = self._taken(seen, world, owner)
+            return start.start(self, change, world, old, spec, addresses, taken, as_child, owner)
+
+    def _end_first(
+        self, change: Change, first: Record, spec: Spec, addresses: tuple[str, ...]
+    ) -> Replacing:
+        start.end(change, first, spec)
+        drains.settle(self, change, spec.name)
+        return Replacing(first, spec, addresses, change.ended.get(spec.name, 0))
+
+    def finish(self, begun: Replacing, as_child: bool = False) -> Outcome:
+        """`upgrade = "replace"`: the new generation, once the old one has ended."""
+        name = begun.spec.name
+        with self.changing(f"run {name}") as change:
+            record = self.known(change.world, name)
+            if record.running or record.removing:
+                raise ViscumError(
+                    f"{name} was changed by somebody else while its old processes ended",
+                    state="it is as that one wants it",
+                    hint="look at it, and do it again if you still want to",
                 )
-        if first is not None:
-            return self._after(first, spec, addresses, as_child)
-        if wait and any(g.state == "draining" for g in self._record(spec.name).generations):
-            outcome.flows_reset += drains.wait(self, spec.name, drains.done)
+            taken = self._taken(change.observe(), change.world, record.tenant)
+            outcome = start.instead(
+                self, change, record, begun.first, begun.spec, begun.addresses, taken, as_child
+            )
+        outcome.flows_reset += begun.flows_reset
         return outcome
 
-    def _after(
-        self, first: Record, spec: Spec, addresses: tuple[str, ...], as_child: bool = False
-    ) -> Outcome:
-        """`upgrade = "replace"`: the new generation once `first` has ended, without the lock till
-        then."""
-        reset = drains.wait(self, spec.name, lambda r: not r.generations)
-        with self.changing(f"run {spec.name}") as change:
-            record = self.known(change.world, spec.name)
-            taken = self._taken(change.observe(), change.world, record.tenant)
-            outcome = start.instead(self, change, record, first, spec, addresses, taken, as_child)
-        outcome.flows_reset += reset
-        return outcome
+    def _waited(self, name: str, begun: Outcome | Replacing, as_child: bool = False) -> Outcome:
+        """What `begin` began, to its end; without the lock while flows are waited for."""
+        if isinstance(begun, Replacing):
+            reset = drains.wait(self, name, lambda r: not r.generations)
+            outcome = self.finish(begun, as_child)
+            outcome.flows_reset += reset
+            return outcome
+        record = self.load().services.get(name)
+        if record is not None and not drains.done(record):
+            begun.flows_reset += drains.wait(self, name, drains.done)
+        return begun
 
     # ---- enable, disable
 
@@ -292,29 +313,28 @@ class Host:
         reset = drains.wait(self, name, lambda r: not r.generations)
         return Outcome(name, "stopped", flows_reset=reset)
 
-    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
-        """Starts a stopped service, or one whose server has died. wait: as for `up`."""
-        return self._up(name, None, wait=wait)
+    def start_again(self, name: str) -> Outcome:
+        """Starts a stopped service, or one whose server has died."""
+        return self._waited(name, self.begin(name))
 
-    def restart(self, name: str, *, wait: bool = True) -> Outcome:
-        """A new generation of the same spec, as an upgrade is: no client notices. wait: as for
-        `up`."""
-        with self.changing(f"restart {name}") as change:
-            record = self.known(change.world, name)
-            first = record if start.ends_first(record, record.spec, anyway=True) else None
-            if first is not None:
-                start.end(change, first, first.spec)
-            else:
-                taken = self._taken(change.observe(), change.world, record.tenant)
-                outcome = start.upgrade(
-                    self, change, change.world, record, record.spec, record.addresses, taken
-                )
-        if first is not None:
-            outcome = self._after(first, first.spec, first.addresses)
-        elif wait:
-            outcome.flows_reset += drains.wait(self, name, drains.done)
+    def restart(self, name: str) -> Outcome:
+        """A new generation of the same spec, as an upgrade is: no client notices."""
+        outcome = self._waited(name, self.begin_restart(name))
         outcome.did = "restarted"
         return outcome
+
+    def begin_restart(self, name: str) -> Outcome | Replacing:
+        """As far as `restart` comes without waiting for flows: see `begin`."""
+        with self.changing(f"restart {name}") as change:
+            record = self.known(change.world, name)
+            if start.ends_first(record, record.spec, anyway=True):
+                return self._end_first(change, record, record.spec, record.addresses)
+            taken = self._taken(change.observe(), change.world, record.tenant)
+            outcome = start.upgrade(
+                self, change, change.world, record, record.spec, record.addresses, taken
+            )
+            outcome.did = "restarted"
+            return outcome
 
     def remove(
         self, name: str, *, wait: bool = True, at_once: bool = False, check: Check = anything
@@ -522,9 +542,6 @@ class Host:
             fix = did_you_mean(name, others, listed)
             raise InputError(Problem("NAME", name, "no such service on this host", fix))
         return record
-
-    def _record(self, name: str) -> Record:
-        return self.known(self.load(), name)
 
     def udp_flows(self) -> dict[int, int]:
         found: dict[int, int] = {}

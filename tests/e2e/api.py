@@ -5,13 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from e2e import echo
 from e2e.daemon import Daemon
-from viscum.lab import CLOUD4
+from viscum.lab import CLOUD4, Lab
 
 
 class Answer(NamedTuple):
@@ -45,8 +47,22 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+class _Tls(http.client.HTTPConnection):
+    """From inside the access point's namespace."""
+
+    def __init__(self, client: TlsClient, timeout: float = 30) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.client = client
+
+    def connect(self) -> None:
+        raw = echo.within(
+            self.client.lab, "ap", lambda: socket.create_connection(self.client.at, self.timeout)
+        )
+        self.sock = self.client.tls.wrap_socket(raw, server_hostname="localhost")
+
+
 class Client:
-    """where: the Unix socket, or (address, port, context, namespace's caller) for TLS."""
+    """On the Unix socket."""
 
     def __init__(self, where: Path | str, token: str = "") -> None:
         self.where = str(where)
@@ -97,6 +113,23 @@ class Client:
             yield Stream(response)
         finally:
             connection.close()
+
+
+class TlsClient(Client):
+    """On TCP; `tls` says whom it trusts, and may hold a certificate."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        tls: ssl.SSLContext,
+        token: str = "",
+        at: tuple[str, int] = ("127.0.0.1", 7443),
+    ) -> None:
+        super().__init__("", token)
+        self.lab, self.tls, self.at = lab, tls, at
+
+    def connection(self, timeout: float = 30) -> http.client.HTTPConnection:
+        return _Tls(self, timeout)
 
 
 class Sent(NamedTuple):

@@ -53,7 +53,7 @@ class Controller:
         self.watch = Watch(self.engine, self.audit, self.access.tenants)
         self.flow_quotas = FlowQuotas(self.engine, self.access.tenants)
         self.names = Names(self.engine, self.settings.names, self.access.tenants)
-        self.api = Api(self.engine, self.settings.api, self.access, self.supervisor, self.probes)
+        self.api = Api(self)
 
     def parts(self) -> tuple[Part, ...]:
         return (
@@ -64,7 +64,7 @@ class Controller:
             self.names,
             self.watch,
             self.flow_quotas,
-            self.api,
+            *self.api.parts(),
         )
 
     async def run(self) -> None:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match, Router
 from starlette.routing import Route as Path
 
+from viscum.controller.access import Principal
 from viscum.controller.api import auth, origin, problem, read, streams
 from viscum.controller.api.context import Context
 from viscum.controller.api.route import (
@@ -67,9 +68,10 @@ class App:
         headers: dict[str, str] = {}
         try:
             route, path = self._match(scope)
-            answer = await self._answer(route, path, scope, receive)
+            call = await self._call(route, path, scope, receive)
+            answer = await self._handled(route, call)
             if isinstance(answer, Stream):
-                await self._stream(answer, scope, receive, send)
+                await self._stream(answer, call.who, scope, receive, send)
                 return
         except Exception as error:
             if send.begun:
@@ -105,9 +107,10 @@ class App:
 
     # ---- calling
 
-    async def _answer(
+    async def _call(
         self, route: Route, path: dict[str, str], scope: Scope, receive: Receive
-    ) -> Reply | Stream:
+    ) -> Call:
+        """Who it is, whether the role lets it, and what it gives."""
         state = scope.get("state", {})
         headers = Headers(scope=scope)
         peer = state.get("peer")
@@ -119,7 +122,19 @@ class App:
         body = None
         if route.body is not None:
             body = self._body(route, await _body(headers, receive), headers)
-        return await route.handler(Call(self.context, who, path, query, body, headers))
+        return Call(self.context, who, path, query, body, headers)
+
+    async def _handled(self, route: Route, call: Call) -> Reply | Stream:
+        """What is changed is noted before and after: where that can't be, nothing is changed."""
+        who = call.who
+        if not route.action or who is None or getattr(call.query, "dry_run", False):
+            return await route.handler(call)
+        thing = next(iter(call.path.values()), "")
+        owner = self.context.engine.tenant_of(thing) or who.tenant or ""
+        audit = self.context.controller.audit
+        with self.context.turns.turn(who):
+            async with audit.change(who, route.action, thing, tenant=owner) as call.noting:
+                return await route.handler(call)
 
     def _body(self, route: Route, raw: bytes, headers: Headers) -> Any:
         media = headers.get("content-type", JSON).partition(";")[0].strip().lower()
@@ -130,15 +145,23 @@ class App:
 
     # ---- answering
 
-    async def _stream(self, answer: Stream, scope: Scope, receive: Receive, send: _Sender) -> None:
-        count = self.context.streams
+    async def _stream(
+        self,
+        answer: Stream,
+        who: Principal | None,
+        scope: Scope,
+        receive: Receive,
+        send: _Sender,
+    ) -> None:
+        """Until the client goes, or what it came with no longer counts."""
+        count, access = self.context.streams, self.context.access
         count.admit()
         gone = asyncio.ensure_future(_gone(receive))
         try:
             count.open += 1
             await send.start(200, {"content-type": EVENTS, "cache-control": "no-store"})
             if scope["method"] != "HEAD":
-                paced = streams.paced(answer.chunks, gone, lambda: True)
+                paced = streams.paced(answer.chunks, gone, lambda: who is None or access.valid(who))
                 async for chunk in paced:
                     await send.body(chunk, more=True)
             await send.body(b"")

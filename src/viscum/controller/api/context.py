@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from viscum.controller.access import Access, Principal
+from viscum.controller.api import etag
+from viscum.controller.api.changes import Changes
 from viscum.controller.api.route import NotFound
 from viscum.controller.api.streams import Streams
+from viscum.controller.api.view import View
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.turns import Turns
 from viscum.errors import InputError
 from viscum.spec import to_mapping
 from viscum.store import Record, World
 
 if TYPE_CHECKING:
-    from viscum.controller.probes import Probes
-    from viscum.controller.supervise import Supervisor
+    from viscum.controller.main import Controller
 
 HIDDEN = "(hidden)"
 
 
-@dataclass(slots=True)
+@dataclass
 class Context:
-    """Of one controller."""
+    """Of one controller, whose parts it hands on."""
 
-    engine: Engine
-    access: Access
-    supervisor: Supervisor
-    probes: Probes
+    controller: Controller
+    changes: Changes
+    turns: Turns = field(default_factory=Turns)
     streams: Streams = field(default_factory=Streams)
     born: str = field(default_factory=lambda: secrets.token_hex(4))  # tells controllers apart
     _openapi: bytes = b""
+    _asked: dict[str, Asked] = field(default_factory=dict)  # by service
+
+    def __post_init__(self) -> None:
+        self.view = View(self)
+
+    @property
+    def engine(self) -> Engine:
+        return self.controller.engine
+
+    @property
+    def access(self) -> Access:
+        return self.controller.access
 
     @property
     def events(self) -> Events:
@@ -56,6 +70,15 @@ class Context:
         }
         return World(world.host, mine)
 
+    def asked(self, record: Record) -> Asked:
+        """Worked out once as long as the record is the same."""
+        known = self._asked.get(record.name)
+        if known is None or known.record is not record:
+            for name in self._asked.keys() - self.engine.world.services.keys():
+                del self._asked[name]
+            known = self._asked[record.name] = _asked(record)
+        return known
+
     def record(self, who: Principal | None, name: str) -> Record:
         """Raises NotFound, also for a service of somebody else: that it exists is not told."""
         mine = self.world(who)
@@ -66,11 +89,19 @@ class Context:
             raise NotFound(f"{name}: {problem.message}", hint=problem.fix) from None
 
 
-def spec_of(record: Record, who: Principal | None) -> dict[str, Any]:
-    """The spec as `export` has it; a viewer sees which variables there are, not what they hold."""
-    given = to_mapping(record.spec)
-    if (who is None or who.role == "viewer") and "environment" in given.get("run", {}):
-        given["run"] = given["run"] | {
-            "environment": dict.fromkeys(given["run"]["environment"], HIDDEN)
-        }
-    return given
+class Asked(NamedTuple):
+    """What follows from a record alone."""
+
+    record: Record
+    etag: str
+    spec: dict[str, Any]
+    hidden: dict[str, Any]  # the same for viewers: which variables there are, not what they hold
+
+
+def _asked(record: Record) -> Asked:
+    spec = to_mapping(record.spec)
+    hidden = spec
+    if "environment" in spec.get("run", {}):
+        names = dict.fromkeys(spec["run"]["environment"], HIDDEN)
+        hidden = spec | {"run": spec["run"] | {"environment": names}}
+    return Asked(record, etag.of_record(record, spec), spec, hidden)

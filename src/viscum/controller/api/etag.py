@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 
 from viscum.controller.api.route import Differs, Malformed
-from viscum.spec import to_mapping
 from viscum.store import Record
 
 
-def of_record(record: Record) -> str:
-    """Strong; the same for the same spec, owner and state asked for."""
-    asked = (
-        to_mapping(record.spec), record.tenant, record.enabled, record.until_ns, record.running,
-        record.removing,
-    )  # fmt: skip
-    return of_bytes(msgspec.json.encode(asked))
+def of_record(record: Record, spec: dict[str, Any]) -> str:
+    """Strong; the same for the same spec (as plain data), owner and state asked for."""
+    state = (record.enabled, record.until_ns, record.running, record.removing)
+    return of_bytes(msgspec.json.encode((spec, record.tenant, state)))
 
 
 def of_bytes(data: bytes) -> str:

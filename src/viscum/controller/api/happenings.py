@@ -10,7 +10,6 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from viscum.controller.access import Principal
-from viscum.controller.api import view
 from viscum.controller.api.context import Context
 from viscum.controller.api.route import EVENTS, Call, Reply, Route, Stream
 from viscum.controller.api.route import Text as Media
@@ -103,7 +102,7 @@ async def live(call: Call) -> Stream:
 
 async def _live(context: Context, who: Principal | None) -> AsyncGenerator[bytes, None]:
     while True:
-        yield frame(await view.live(context, who))
+        yield frame(await context.view.live(who))
         await asyncio.sleep(TICK)
 
 

@@ -21,6 +21,7 @@ from viscum.controller.api.app import App
 from viscum.kernel import endpoint
 
 CONNECTIONS = 512  # at a time
+HANDSHAKE, HANDSHAKES = 10.0, 128  # seconds that TLS may take to begin; so many at a time
 HEAD = 10.0  # seconds within which a request's head has to be here
 IDLE = 75  # seconds a connection is kept without one
 HEAD_BYTES = 32 << 10
@@ -33,7 +34,9 @@ class Server:
         # What is worth telling is an event; uvicorn would tell standard error.
         for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
             logging.getLogger(name).disabled = True
+        self.app = app
         self.state = ServerState()
+        self.begun: dict[asyncio.Protocol, float] = {}  # not made yet (TLS), and since when
         self.config = Config(
             app,
             http=_Connection,
@@ -50,7 +53,17 @@ class Server:
         self.config.load()
 
     def protocol(self) -> asyncio.Protocol:
-        return _Connection(self.config, self.state, {})
+        """For a new connection. Raises ConnectionRefusedError (it is closed) while too many others
+        have not come further than that."""
+        moment = asyncio.get_running_loop().time()
+        for old in [p for p, t in self.begun.items() if moment - t > HANDSHAKE]:
+            del self.begun[old]
+        if len(self.begun) >= HANDSHAKES:
+            raise ConnectionRefusedError
+        made = _Connection(self.config, self.state, {})
+        made.begun = self.begun
+        self.begun[made] = moment
+        return made
 
     async def close(self) -> None:
         """Ends every connection, and what is being answered."""
@@ -60,14 +73,17 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
         for connection in list(self.state.connections):
             connection.transport.close()
+        await self.app.context.changes.close()
 
 
 class _Connection(H11Protocol):
     """One connection."""
 
+    begun: dict[asyncio.Protocol, float]
     _slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.begun.pop(self, None)
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
             self._refuse(429, f"{CONNECTIONS} connections are open already")

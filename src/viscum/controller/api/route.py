@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from viscum.controller.audit import Noting
 from viscum.errors import ViscumError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Call:
     query: Any
     body: Any
     headers: Mapping[str, str]
+    noting: Noting = field(default_factory=Noting)  # what the audit log is told of it
 
 
 @dataclass(slots=True)
@@ -87,9 +89,13 @@ class Route:
     body: type[Struct] | None = None
     answers: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
+    action: str = ""  # how the audit log calls what it changes; "": nothing is changed
     request_headers: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     documented: bool = True
+
+    def __post_init__(self) -> None:
+        assert (self.method == "GET") != bool(self.action), f"{self.method} {self.path}: action?"
 
 
 class Refused(ViscumError):

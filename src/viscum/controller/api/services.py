@@ -11,7 +11,8 @@ from viscum.controller.access import Principal
 from viscum.controller.api import etag, view
 from viscum.controller.api.context import Context
 from viscum.controller.api.read import Flag
-from viscum.controller.api.route import Call, Conflict, NotFound, Reply, Route
+from viscum.controller.api.route import Call, Conflict, Reply, Route
+from viscum.controller.audit import differs
 from viscum.errors import InputError, Problem
 from viscum.spec import Spec, from_mapping
 from viscum.spec.types import Duration, Text
@@ -74,16 +75,16 @@ class Steps(Struct, frozen=True):
 
 async def listed(call: Call) -> Reply:
     query: PageQuery = call.query
-    return Reply(await view.page(call.context, call.who, query.limit, query.after))
+    return Reply(await call.context.view.page(call.who, query.limit, query.after))
 
 
 async def one(call: Call) -> Reply:
     record = call.context.record(call.who, call.path["name"])
-    tag = etag.of_record(record)
+    tag = call.context.asked(record).etag
     unless = call.headers.get("if-none-match")
     if unless is not None and etag.matches(unless, tag, weak=True):
         return Reply(None, 304, {"etag": tag})
-    return Reply(await view.service(call.context, call.who, record), 200, {"etag": tag})
+    return Reply(await call.context.view.service(call.who, record), 200, {"etag": tag})
 
 
 async def put(call: Call) -> Reply:
@@ -97,14 +98,19 @@ async def put(call: Call) -> Reply:
         steps = await engine.wait_for(engine.host.plan, [spec])
         return Reply(Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in steps)))
     owner = context.access.owner(call.who, spec.name, engine.world)
-    old = engine.world.services.get(spec.name)
-    if old is not None and old.spec.upgrade == "replace":
-        run: Callable[..., Any] = engine.wait_for
-    else:
-        run = engine.act
-    outcome = await run(engine.host.up, spec, wait=False, check=_check(call, owner), tenant=owner)
-    created = old is None and outcome.did == "started"
-    return _changed(context, spec.name, outcome, 201 if created else 200)
+    made = False
+    check = _check(call, owner)
+
+    def first(record: Record | None) -> None:
+        nonlocal made
+        made = record is None
+        check(record)
+        call.noting.changes = differs(record.spec if record else None, spec)
+
+    outcome = await context.changes.make(
+        engine.host.begin, spec.name, spec, check=first, tenant=owner
+    )
+    return _changed(context, spec.name, outcome, 201 if made else 200)
 
 
 def _spec(name: str, given: Any) -> Spec:
@@ -136,7 +142,7 @@ def _check(call: Call, owner: str | None = None) -> Callable[[Record | None], No
         etag.tags(header or "*")  # complain of what is malformed before anything else
 
     def check(record: Record | None) -> None:
-        etag.require(etag.of_record(record) if record else None, if_match, if_none)
+        etag.require(call.context.asked(record).etag if record else None, if_match, if_none)
         if record is not None and owner is not None and record.tenant != owner:
             raise Conflict(
                 f"the name {record.name} was taken by somebody else just now",
@@ -144,11 +150,7 @@ def _check(call: Call, owner: str | None = None) -> Callable[[Record | None], No
                 hint="choose another name",
             )
         if record is not None and record.removing and owner is not None:
-            raise Conflict(
-                f"{record.name} is being removed, and has flows that go on",
-                state="nothing was changed",
-                hint="try again when it is gone; DELETE with now=true ends them",
-            )
+            raise _removing(record)
 
     return check
 
@@ -160,12 +162,15 @@ async def remove(call: Call) -> Reply:
     outcome = await engine.act(
         engine.host.remove, name, wait=False, at_once=query.now, check=_check(call)
     )
-    return _changed(call.context, name, outcome, 202 if outcome.did == "draining" else 200)
+    return _changed(call.context, name, outcome)
 
 
 async def enable(call: Call) -> Reply:
     body: Enable = call.body
-    return await _act(call, call.context.engine.host.enable, for_seconds=body.for_)
+    name = _mine(call).name
+    engine = call.context.engine
+    outcome = await engine.act(engine.host.enable, name, for_seconds=body.for_)
+    return _changed(call.context, name, outcome)
 
 
 async def disable(call: Call) -> Reply:
@@ -173,49 +178,56 @@ async def disable(call: Call) -> Reply:
     if body.now and body.drain is not None:
         raise InputError(Problem("now", "true", "goes not together with drain", "give one of them"))
     drain = 0.0 if body.now else body.drain
-    host = call.context.engine.host
-    return await _act(call, host.disable, for_seconds=body.for_, drain=drain, wait=False)
+    name = _mine(call).name
+    engine = call.context.engine
+    outcome = await engine.act(
+        engine.host.disable, name, for_seconds=body.for_, drain=drain, wait=False
+    )
+    return _changed(call.context, name, outcome)
 
 
 async def stop(call: Call) -> Reply:
-    return await _act(call, call.context.engine.host.stop, wait=False)
+    name = _mine(call).name
+    outcome = await call.context.engine.act(call.context.engine.host.stop, name, wait=False)
+    return _changed(call.context, name, outcome)
 
 
 async def start(call: Call) -> Reply:
-    return await _act(call, call.context.engine.host.start_again, wait=False)
+    name = _mine(call).name
+    outcome = await call.context.changes.make(call.context.engine.host.begin, name)
+    return _changed(call.context, name, outcome)
 
 
 async def restart(call: Call) -> Reply:
-    return await _act(call, call.context.engine.host.restart, wait=False)
+    name = _mine(call).name
+    outcome = await call.context.changes.make(call.context.engine.host.begin_restart, name)
+    return _changed(call.context, name, outcome)
 
 
-async def _act(call: Call, act: Callable[..., Outcome], **options: Any) -> Reply:
+def _mine(call: Call) -> Record:
+    """The service that is to be changed. Raises NotFound, Conflict."""
     record = call.context.record(call.who, call.path["name"])
     if record.removing:
-        raise Conflict(
-            f"{record.name} is being removed", state="nothing was changed",
-            hint="try again when it is gone",
-        )  # fmt: skip
-    engine = call.context.engine
-    slow = record.spec.upgrade == "replace" and act.__name__ in ("restart", "start_again")
-    run: Callable[..., Any] = engine.wait_for if slow else engine.act
-    try:
-        outcome = await run(act, record.name, **options)
-    except InputError as error:
-        if record.name not in engine.world.services:
-            raise NotFound(f"{record.name}: was removed just now") from None
-        raise error
-    return _changed(call.context, record.name, outcome)
+        raise _removing(record)
+    return record
+
+
+def _removing(record: Record) -> Conflict:
+    return Conflict(
+        f"{record.name} is being removed, and has flows that go on",
+        state="nothing was changed",
+        hint="try again when it is gone; DELETE with now=true ends them",
+    )
 
 
 def _changed(context: Context, name: str, outcome: Outcome, status: int = 200) -> Reply:
     headers = {}
     record = context.engine.world.services.get(name)
     if record is not None:
-        headers["etag"] = etag.of_record(record)
+        headers["etag"] = context.asked(record).etag
     if status == 201:
         headers["location"] = f"/v1/services/{name}"
-    return Reply(outcome, status, headers)
+    return Reply(outcome, 202 if outcome.did == "draining" else status, headers)
 
 
 def _action(word: str, summary: str, handler: Any, body: type[Struct] | None = None) -> Route:
@@ -223,10 +235,11 @@ def _action(word: str, summary: str, handler: Any, body: type[Struct] | None = N
         method="POST",
         path=f"/v1/services/{{name}}/{word}",
         role="operator",
+        action=f"service.{word}",
         summary=summary,
         handler=handler,
         body=body,
-        answers={200: Outcome},
+        answers={200: Outcome, 202: Outcome},
         errors=(404, 409, 422) if body or word not in ("stop",) else (404, 409),
         headers=("ETag",),
     )
@@ -258,13 +271,14 @@ ROUTES = (
         method="PUT",
         path="/v1/services/{name}",
         role="operator",
+        action="service.put",
         summary="Make a service what the spec says.",
         description="Answers when its new generation listens, or not yet (`listening`); what an "
         "upgrade leaves drains meanwhile.",
         handler=put,
         query=PutQuery,
         body=Spec,
-        answers={200: Outcome | Steps, 201: Outcome},
+        answers={200: Outcome | Steps, 201: Outcome, 202: Outcome},
         errors=(409, 412, 422),
         request_headers=("If-Match", "If-None-Match"),
         headers=("ETag",),
@@ -273,6 +287,7 @@ ROUTES = (
         method="DELETE",
         path="/v1/services/{name}",
         role="operator",
+        action="service.remove",
         summary="Take a service away; its flows may end within its drain limit (202).",
         handler=remove,
         query=RemoveQuery,

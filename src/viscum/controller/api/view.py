@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from viscum.controller.access import Principal
-from viscum.controller.api.context import Context, spec_of
 from viscum.controller.probes import Health
 from viscum.status import ServiceStatus
 from viscum.store import Record
+
+if TYPE_CHECKING:
+    from viscum.controller.api.context import Context
 
 SPEC = Meta(extra_json_schema={"$ref": "#/components/schemas/Spec"})
 
@@ -53,50 +56,80 @@ class Live(Struct, frozen=True):
     services: tuple[LiveService, ...]
 
 
-async def service(context: Context, who: Principal | None, record: Record) -> Service:
-    found = {s.name: s for s in await context.engine.snapshot()}
-    return _service(context, who, record, found)
+class View:
+    """Put together once for each snapshot and state of the records, however many ask."""
 
+    MOST = 64  # different answers that are kept
 
-async def page(
-    context: Context, who: Principal | None, limit: int, after: str | None
-) -> ServicePage:
-    mine = [r for name, r in context.world(who).services.items() if after is None or name > after]
-    found = {s.name: s for s in await context.engine.snapshot()}
-    return ServicePage(
-        tuple(_service(context, who, r, found) for r in mine[:limit]),
-        mine[limit - 1].name if len(mine) > limit else None,
-    )
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._of: tuple[object, object] = (None, None)  # snapshot and records
+        self._status: dict[str, ServiceStatus] = {}
+        self._kept: dict[tuple[object, ...], bytes] = {}
 
+    async def service(self, who: Principal | None, record: Record) -> Service:
+        await self._look()
+        return self._service(record, _is_viewer(who))
 
-def _service(
-    context: Context, who: Principal | None, record: Record, found: dict[str, ServiceStatus]
-) -> Service:
-    return Service(
-        name=record.name,
-        tenant=record.tenant,
-        spec=spec_of(record, who),
-        status=found.get(record.name),
-        restarts=context.supervisor.restarts.get(record.name, 0),
-        health=context.probes.health(record.name),
-    )
+    async def page(self, who: Principal | None, limit: int, after: str | None) -> bytes:
+        """A ServicePage, encoded."""
+        await self._look()
+        viewer = _is_viewer(who)
 
+        def make() -> ServicePage:
+            mine = [r for n, r in self.context.world(who).services.items() if n > (after or "")]
+            return ServicePage(
+                tuple(self._service(r, viewer) for r in mine[:limit]),
+                mine[limit - 1].name if len(mine) > limit else None,
+            )
 
-async def live(context: Context, who: Principal | None) -> bytes:
-    """One Live, encoded."""
-    found = {s.name: s for s in await context.engine.snapshot()}
-    return msgspec.json.encode(
-        Live(
-            round(time.time(), 3),
-            tuple(
-                LiveService(
-                    r.name,
-                    r.tenant,
-                    found.get(r.name),
-                    context.supervisor.restarts.get(r.name, 0),
-                    context.probes.health(r.name),
-                )
-                for r in context.world(who).services.values()
-            ),
+        return self._once(make, "page", who.tenant if who else "", viewer, limit, after)
+
+    async def live(self, who: Principal | None) -> bytes:
+        """A Live, encoded."""
+        await self._look()
+
+        def make() -> Live:
+            mine = self.context.world(who).services.values()
+            return Live(round(time.time(), 3), tuple(map(self._live, mine)))
+
+        return self._once(make, "live", who.tenant if who else "")
+
+    async def _look(self) -> None:
+        snapshot = await self.context.engine.snapshot()
+        of = (snapshot, self.context.engine.world)
+        if of[0] is not self._of[0] or of[1] is not self._of[1]:
+            self._of = of
+            self._status = {s.name: s for s in snapshot}
+            self._kept.clear()
+
+    def _once(self, make: Callable[[], Struct], *key: object) -> bytes:
+        known = self._kept.get(key)
+        if known is None:
+            known = msgspec.json.encode(make())
+            if len(self._kept) < self.MOST:
+                self._kept[key] = known
+        return known
+
+    def _service(self, record: Record, viewer: bool) -> Service:
+        asked = self.context.asked(record)
+        return Service(
+            name=record.name,
+            tenant=record.tenant,
+            spec=asked.hidden if viewer else asked.spec,
+            status=self._status.get(record.name),
+            restarts=self._restarts(record),
+            health=self.context.controller.probes.health(record.name),
         )
-    )
+
+    def _live(self, record: Record) -> LiveService:
+        status = self._status.get(record.name)
+        health = self.context.controller.probes.health(record.name)
+        return LiveService(record.name, record.tenant, status, self._restarts(record), health)
+
+    def _restarts(self, record: Record) -> int:
+        return self.context.controller.supervisor.restarts.get(record.name, 0)
+
+
+def _is_viewer(who: Principal | None) -> bool:
+    return who is None or who.role == "viewer"
