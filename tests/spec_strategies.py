@@ -176,7 +176,13 @@ SPECS: st.SearchStrategy[Spec] = (
         ),
         priority=st.integers(0, 100),
         probe=st.just(Probe()) | PROBES,
-        guard=st.builds(Guard, mode=st.sampled_from(["on", "off"]), min_share=st.integers(0, 100)),
+        guard=st.builds(
+            Guard,
+            mode=st.sampled_from(["on", "off"]),
+            min_share=st.integers(0, 100),
+            cpu=st.none() | st.floats(0.01, 1024),
+            throttled=st.none() | st.floats(0, 100),
+        ),
     )
     .map(_sandboxed)
     .filter(lambda spec: not across(spec))

@@ -15,6 +15,7 @@ from viscum.controller.dns.part import Names
 from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.guard import Guard
 from viscum.controller.news import News
 from viscum.controller.probes import Probes
 from viscum.controller.quota import FlowQuotas
@@ -48,6 +49,7 @@ class Controller:
         self.supervisor = Supervisor(self.engine)
         self.probes = Probes(self.engine)
         self.supervisor.before_restart = self.probes.expect
+        self.guard = Guard(self.engine, self.settings.guard)
         self.access = Access(host.config_dir, self.settings.api.group)
         self.audit = of_settings(self.settings.audit, host.config_dir)
         self.watch = Watch(self.engine, self.audit, self.access.tenants)
@@ -61,6 +63,7 @@ class Controller:
             self.probes,
             Due(self.engine),
             News(self.engine),
+            self.guard,
             self.names,
             self.watch,
             self.flow_quotas,

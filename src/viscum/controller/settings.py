@@ -6,7 +6,7 @@ The types are read as a spec's are: unknown keys, wrong values and all problems 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -104,6 +104,95 @@ class Audit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
     ] = 8
 
 
+class Guard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """What the router needs for its first job; beyond a set-point services give way. 0: that signal
+    is not looked at."""
+
+    mode: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether services give way at all; off also lets go of those that had to."
+        ),
+    ] = "on"
+    cpus: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...],
+        Meta(
+            description="The processors whose load counts, such as those that forward; none "
+            "given: all.",
+            examples=[[0, 1]],
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ] = ()
+    cpu: Annotated[
+        float,
+        Meta(description="Percent of their time that processors are busy.", ge=0, le=100),
+    ] = 70.0
+    cpu_pressure: Annotated[
+        float,
+        Meta(
+            description="Percent of the time in which something waited for a processor (PSI); it "
+            "counts as far as the processors are busy, since what a limit of its own holds back "
+            "waits too.",
+            ge=0,
+            le=100,
+        ),
+    ] = 60.0
+    memory_pressure: Annotated[
+        float,
+        Meta(
+            description="Percent of the time in which something waited for memory (PSI).",
+            ge=0,
+            le=100,
+        ),
+    ] = 10.0
+    memory_available: Annotated[
+        float,
+        Meta(description="Percent of the memory that stay available.", ge=0, le=100),
+    ] = 10.0
+    memory_floor: Annotated[
+        float,
+        Meta(
+            description="Percent of the memory; with less available no service takes a new flow.",
+            ge=0,
+            le=100,
+        ),
+    ] = 3.0
+    time_squeezes: Annotated[
+        float,
+        Meta(
+            description="Times a second that a processor had more packets than one turn takes "
+            "(softnet_stat).",
+            ge=0,
+        ),
+    ] = 200.0
+    drops: Annotated[
+        float,
+        Meta(
+            description="Packets a second dropped because a processor's queue was full "
+            "(softnet_stat); in two seconds together no service takes a new flow.",
+            ge=0,
+        ),
+    ] = 20.0
+    throttled: Annotated[
+        float,
+        Meta(
+            description="Percent of the time in which a service runs into its own limits.cpu; it "
+            "alone gives way. A spec's guard.throttled comes first.",
+            ge=0,
+            le=100,
+        ),
+    ] = 40.0
+    resume: Annotated[
+        float,
+        Meta(
+            description="Percent of the set-points below which services get new flows back.",
+            examples=[70],
+            ge=10,
+            le=95,
+        ),
+    ] = 80.0
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The whole file."""
 
@@ -115,6 +204,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
     )
     audit: Annotated[Audit, Meta(description="Where is noted who changed what.")] = field(
         default_factory=Audit
+    )
+    guard: Annotated[Guard, Meta(description="When services give way to the router.")] = field(
+        default_factory=Guard
     )
 
 

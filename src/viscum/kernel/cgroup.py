@@ -57,7 +57,7 @@ class Group(Struct, frozen=True):
             raise OSError(errno.ENOTSUP, "no control groups are mounted", "/sys/fs/cgroup")
         return f"{roots[0]}/{self.path}"
 
-    def _of(self, controller: str) -> str | None:
+    def directory(self, controller: str) -> str | None:
         """The group's directory in the hierarchy that has `controller`."""
         here = fs.hierarchies()
         for name, root in here.v1:
@@ -126,7 +126,7 @@ class Group(Struct, frozen=True):
             knobs.write(f"{path}/pids.max", "max" if processes is None else str(processes))
 
     def _limited(self, controller: str, value: float | None) -> str | None:
-        path = self._of(controller)
+        path = self.directory(controller)
         if path is None and value is not None:
             raise OSError(errno.ENOTSUP, f"no {controller} controller on this box", self.path)
         return path
@@ -135,7 +135,7 @@ class Group(Struct, frozen=True):
         """(processors, bytes, threads) as the kernel has them, None: unlimited: what `rounded`
         makes of the arguments of `set_limits`."""
         cpu: float | None = None
-        if path := self._of("cpu"):
+        if path := self.directory("cpu"):
             quota, period = fs.words(f"{path}/cpu.max") or (
                 fs.number(f"{path}/cpu.cfs_quota_us"),
                 fs.number(f"{path}/cpu.cfs_period_us"),
@@ -143,13 +143,13 @@ class Group(Struct, frozen=True):
             if quota is not None and period and quota > 0:
                 cpu = quota / period
         memory = processes = None
-        if path := self._of("memory"):
+        if path := self.directory("memory"):
             memory = fs.number(f"{path}/memory.max")
             if memory is None:
                 memory = fs.number(f"{path}/memory.limit_in_bytes")
             if memory is not None and memory >= fs.V1_UNLIMITED:
                 memory = None
-        if path := self._of("pids"):
+        if path := self.directory("pids"):
             processes = fs.number(f"{path}/pids.max")
         return cpu, memory, processes
 
@@ -247,7 +247,7 @@ class Group(Struct, frozen=True):
 
     def usage(self) -> Usage:
         home = self._home()
-        cpu, memory, pids = (self._of(name) for name in fs.CONTROLLERS)
+        cpu, memory, pids = (self.directory(name) for name in fs.CONTROLLERS)
         v1_memory = fs.number(f"{memory}/memory.usage_in_bytes")
         time_ns = fs.field(f"{cpu}/cpu.stat", "throttled_time")
         oom_kills = fs.field(f"{memory}/memory.events", "oom_kill")

@@ -428,6 +428,26 @@ class Guard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
         int,
         Meta(description="Never below this percentage of new flows.", examples=[10], ge=0, le=100),
     ] = 0
+    cpu: Annotated[
+        float | None,
+        Meta(
+            description="CPU cores that it may use before it gives way, alone.",
+            examples=[0.4],
+            ge=0.01,
+            le=1024,
+        ),
+    ] = None
+    throttled: Annotated[
+        float | None,
+        Meta(
+            description="Percent of the time in which it may run into its limits.cpu before it "
+            "gives way, alone; 0: that does not count; none given: what the box's controller.toml "
+            "says.",
+            examples=[50],
+            ge=0,
+            le=100,
+        ),
+    ] = None
 
 
 class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
