@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import struct
+import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.rrset
 import pytest
 
+from conftest import Figure
 from e2e.daemon import Daemon, running
 from e2e.echo import status
 from e2e.nameserver import Zone, ask
 from e2e.net import (
+    DGRAM,
     PORT,
     apply,
     connect,
+    inside,
     ok,
     peer_command,
+    sock,
     start_peer,
     who,
 )
@@ -240,3 +252,146 @@ def listening(lab: Lab) -> None:
 
 def packet_sockets(lab: Lab) -> str:
     return ok(lab.run("ap", ["ss", "-H0n"]))
+
+
+# ---- whoever wants to bring an address ---------------------------------------------------------
+
+FORGED = "203.0.113.66"  # where a forged answer leads
+CLIENT_PORT = 5555
+
+
+def forged(query: bytes, address: str = FORGED, number: int | None = None) -> bytes:
+    """An answer to the query, with the number it asks for or another one."""
+    made = dns.message.make_response(dns.message.from_wire(query))
+    made.id = made.id if number is None else number
+    name = made.question[0].name
+    made.answer.append(dns.rrset.from_text(name, 60, "IN", "A", address))
+    return made.to_wire()
+
+
+def throw(lab: Lab, role: str, source: str, data: bytes, port: int = CLIENT_PORT) -> None:
+    """A datagram from port 53 of `source`, whose ever that is, to the first client."""
+    udp = struct.pack("!4H", 53, port, 8 + len(data), 0) + data
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0,
+                       socket.inet_aton(source), socket.inet_aton(ue4()))  # fmt: skip
+    with closing(
+        inside(lab, role, socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    ) as raw:
+        raw.sendto(head + udp, (ue4(), 0))
+
+
+@two_clients
+@pytest.mark.req("C4")
+def test_forged_answers_bring_nothing(lab: Lab) -> None:
+    names = zone(lab, **{"for": {ue4(): {"A": [NEXT4], "ttl": 60}}})
+    serve(lab, 'learn = "on"', hold="60s")
+    evil = sock(lab, "cloud", THIRD4, DGRAM)
+    evil.bind((THIRD4, 53))
+    with running(lab) as daemon, evil, sock(lab, "ue", SERVER, DGRAM) as client:
+        listening(lab)
+        client.bind((ue4(), CLIENT_PORT))
+        client.settimeout(3)
+
+        def asks(server: str = SERVER) -> bytes:
+            """A question whose answer does not come, but for the forged one."""
+            query = dns.message.make_query(CLOUD_NAME, "A").to_wire()
+            client.sendto(query, (server, 53))
+            return query
+
+        names.set(CLOUD_NAME, A=[FIRST4], AAAA=[FIRST6], **{"for": {ue4(): {"silent": ["A"]}}})
+        # Nobody has asked; or something else, or from elsewhere.
+        throw(lab, "cloud", SERVER, forged(dns.message.make_query(CLOUD_NAME, "A").to_wire()))
+        client.recv(2000)
+        query = asks()
+        throw(lab, "cloud", SERVER, forged(query, number=dns.message.from_wire(query).id ^ 1))
+        client.recv(2000)
+        throw(lab, "cloud", THIRD4, forged(query))
+        client.recv(2000)
+        # A server that nobody trusts, whom a client may ask whatever it likes.
+        query = asks(THIRD4)
+        asked, (address, port) = evil.recvfrom(2000)
+        evil.sendto(forged(asked), (address, port))
+        client.recv(2000)
+        # Another client, who knows all of the question: past this box, and by way of it.
+        throw(lab, "ue2", SERVER, forged(asks()))
+        client.recv(2000)
+        ok(lab.run("ue2", ["ip", "route", "add", ue4(), "via", AP_LAN4]))
+        throw(lab, "ue2", SERVER, forged(asks()))
+        client.recv(2000)
+        # In the router's own name: the kernel lets it in from nowhere.
+        query = asks(AP_LAN4)
+        for role in ("ue2", "cloud"):
+            throw(lab, role, AP_LAN4, forged(query))
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(2000)
+        # After all this an honest answer is learnt, and nothing else was.
+        names.set(CLOUD_NAME, A=[FIRST4], AAAA=[FIRST6], **{"for": {ue4(): {"A": [NEXT4]}}})
+        assert ask(lab, CLOUD_NAME, server=SERVER) == [NEXT4]
+        daemon.wait("names.changed", "web")
+        wait_until(lambda: NEXT4 in targets(lab), "the honest answer")
+        assert targets(lab) == {FIRST4, FIRST6, NEXT4}
+
+
+@named
+@pytest.mark.req("C4")
+def test_a_flood_of_questions_and_answers_costs_little(lab: Lab, figure: Figure) -> None:
+    zone(lab, **{"for": {ue4(): {"A": [NEXT4], "ttl": 60}}})
+    serve(lab, 'learn = "on"', hold="60s")
+    count = 20_000
+    with running(lab) as daemon, sock(lab, "ue", AP_LAN4, DGRAM) as client:
+        listening(lab)
+        server = sock(lab, "ap", AP_LAN4, DGRAM)
+        server.bind((AP_LAN4, 53))
+        client.bind((ue4(), CLIENT_PORT))
+        wanted = dns.message.make_query(CLOUD_NAME, "A").to_wire()
+        others = dns.message.make_query("www.example", "A").to_wire()
+        with server:
+            for name, query in (("other names", others), ("the declared name", wanted)):
+                told = forged(query, address=NEXT4)
+                before, begun = cpu(daemon), time.monotonic()
+                for _ in range(count):
+                    client.sendto(query, (AP_LAN4, 53))
+                    server.sendto(told, (ue4(), CLIENT_PORT))
+                took = time.monotonic() - begun
+                used = cpu(daemon) - before
+                figure(f"{count} questions and answers of {name}, sent in", took, "s")
+                figure(f"the controller's CPU time for those of {name}", used * 1000, "ms")
+        wait_until(lambda: ask(lab, CLOUD_NAME, server=SERVER) and NEXT4 in targets(lab), "to hear")
+
+
+@named
+@pytest.mark.req("C4")
+def test_without_names_nothing_is_asked_or_heard(lab: Lab, figure: Figure) -> None:
+    names = zone(lab)
+    apply(lab, SPEC.format(command=toml_value(list(peer_command("edge", PORT))), hold="1s",
+                           names='learn = "on"').replace(CLOUD_NAME, FIRST4))  # fmt: skip
+    with running(lab) as daemon:
+        assert who(lab, FIRST4) == "edge"
+        before = memory(daemon)
+        assert (names.asked(), packet_sockets(lab)) == ([], "")
+        serve(lab, "learn = 'on'")
+        wait_until(lambda: len(names.asked()) >= 4, "two rounds")
+        listening(lab)
+        figure("memory that the first name costs", (memory(daemon) - before) / 1024, "MB")
+        serve(lab, 'refresh = "off"')
+        wait_until(lambda: packet_sockets(lab) == "", "nobody to listen")
+        count = len(names.asked())
+        names.set(CLOUD_NAME, A=[NEXT4])
+        wait_until(lambda: daemon.ended() or status(lab)["state"] == "running", "a look")
+        assert len(names.asked()) == count
+        assert targets(lab) == {FIRST4, FIRST6}
+
+
+def cpu(daemon: Daemon) -> float:
+    """Seconds that it has used."""
+    assert daemon.process is not None
+    words = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(daemon: Daemon) -> float:
+    """Resident, in kB."""
+    assert daemon.process is not None
+    text = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return float(text.split("VmRSS:")[1].split()[0])
