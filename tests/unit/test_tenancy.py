@@ -146,8 +146,6 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     ("run.root", {"run__root": "/srv"}),
     ("run.root", {"run__root": "/srv/acme/"}),
     ("run.root", {"run__root": "/srv/acme2"}),
-    ("run.ready", {"run__ready": ["/bin/true"]}),
-    ("probe.type", {"probe": {"type": "exec", "command": ["/bin/true"]}}),
     ("director", {"director": "flower"}),
     # what keeps others waiting
     ("run.start-timeout", {"run__start_timeout": "10m"}),
@@ -157,6 +155,8 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     ("run.restart-delay", {"run__restart_delay": "1ms"}),
     ("run.restart-max-delay", {"run__restart_max_delay": "2s"}),
     ("probe.interval", {"probe": {"type": "tcp", "interval": "1ms"}}),
+    ("steer.names.min-ttl", {"steer__names": {"min-ttl": "1ms"}}),
+    ("steer.names.hold", {"steer__names": {"hold": "300d"}}),
     ("steer.udp.idle", {"steer__udp": {"idle": "1d"}}),
     # names
     ("name", {"name": "web"}),
@@ -202,8 +202,8 @@ def test_all_problems_are_told_at_once(access: Access) -> None:
     everything: dict[str, Any] = {}
     for some in changes.values():
         everything |= some
-    everything["probe"] = {"type": "exec", "command": ["x"], "interval": "1ms"}
     everything |= {"limits__cpu": 3, "limits__memory": "2G"}
+    everything["steer__names"] = {"min-ttl": "1ms", "hold": "300d"}
     problems = refused(access.admit, WHO, from_mapping(good(**everything)), EMPTY)
     expected = {field.partition("[")[0] for field, _ in BEYOND}
     assert {field.partition("[")[0] for field in problems} == expected
@@ -221,6 +221,8 @@ def test_all_problems_are_told_at_once(access: Access) -> None:
         {"egress__allow": ["10.0.0.5 5432/tcp", "internet", "router 53/udp", "internet 443/tcp"]},
         {"egress__allow": ["192.0.2.7 80/tcp", "192.0.2.0/24"]},
         {"run__capabilities": []},
+        {"run__ready": ["/bin/true"]},
+        {"probe": {"type": "exec", "command": ["/bin/true"]}},
         {"limits__cpu": 2, "limits__memory": "1G", "limits__processes": 100},
     ],
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,10 +54,11 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Noting:
-    """What a change becomes: set `outcome` and `changes` inside `Audit.change`."""
+    """What a change becomes: set inside `Audit.change`. thing: if it has a name only now."""
 
     outcome = "done"
     changes: tuple[str, ...] = ()
+    thing = ""
 
 
 class Unwritable(ViscumError):
@@ -79,7 +80,8 @@ class Audit:
         self.max_size = max_size
         self.kept = kept
         self.noted: Callable[[Entry], None] = lambda entry: None  # told on the event loop
-        self._own: dict[str, float] = {}  # what is changed by way of `change`, and until when
+        self._open: Counter[str] = Counter()  # what is being changed by way of `change`
+        self._until: dict[str, float] = {}  # what was, and until when that is remembered
 
     async def note(
         self,
@@ -116,19 +118,18 @@ class Audit:
         await self.note(
             principal, action, thing, BEGUN, tenant=tenant, changes=changes, request=request
         )
-        self._own[thing] = float("inf")
         try:
-            yield noting
+            with self.known(thing):
+                yield noting
         except BaseException as error:
             noting.outcome = f"failed: {error}" if str(error) else f"failed: {error!r}"
             raise
         finally:
-            self._own[thing] = now() + SEEN
             await asyncio.shield(
                 self.note(
                     principal,
                     action,
-                    thing,
+                    noting.thing or thing,
                     noting.outcome,
                     tenant=tenant,
                     changes=noting.changes,
@@ -136,9 +137,22 @@ class Audit:
                 )
             )
 
+    @contextmanager
+    def known(self, thing: str) -> Iterator[None]:
+        """What happens to it meanwhile was asked for by way of `change`."""
+        self._open[thing] += 1
+        try:
+            yield
+        finally:
+            self._open[thing] -= 1
+            self._open += Counter()  # forgets those at zero
+            self._until[thing] = now() + SEEN
+            for old in [t for t, until in self._until.items() if until < now()]:
+                del self._until[old]
+
     def knows(self, thing: str) -> bool:
         """Whether it is being changed by way of `change`, or was until just now."""
-        return self._own.get(thing, 0.0) >= now()
+        return self._open[thing] > 0 or self._until.get(thing, 0.0) >= now()
 
     def write(
         self,
@@ -162,7 +176,7 @@ class Audit:
                     principal=principal.name,
                     how=principal.how,
                     action=action,
-                    object=thing,
+                    object=thing[:200],
                     tenant=tenant,
                     outcome=outcome[:1000],
                     changes=tuple(c[:500] for c in changes[:50]),
@@ -201,33 +215,40 @@ class Audit:
 
     # ---- reading
 
-    def lines(self) -> Iterator[tuple[Path, int, bytes]]:
-        """(file, line number, line), the oldest first."""
-        for path in (*(self._old(n) for n in range(self.kept, 0, -1)), self.path):
-            try:
-                with path.open("rb") as file:
-                    for number, line in enumerate(file, 1):
-                        yield path, number, line
-            except FileNotFoundError:
-                continue
+    def files(self) -> list[Path]:
+        """The oldest first; not all need be there."""
+        return [*(self._old(n) for n in range(self.kept, 0, -1)), self.path]
 
-    def entries(self, tenant: str | None = None) -> Iterator[Entry]:
-        """The oldest first; of one tenant alone, if one is given."""
-        for _, _, line in self.lines():
-            entry = _entry(line)
-            if entry is not None and tenant in (None, entry.tenant):
-                yield entry
-
-    def newest(self, count: int, tenant: str | None = None) -> list[Entry]:
-        """The oldest of them first."""
-        return list(deque(self.entries(tenant), maxlen=max(0, count)))
+    def newest(
+        self, count: int, tenant: str | None = None, before: int | None = None
+    ) -> list[Entry]:
+        """The newest, of one tenant alone or older than an entry, if that is given; the oldest of
+        them first."""
+        found: list[Entry] = []
+        for path in reversed(self.files()):
+            mine = (
+                entry
+                for entry in map(_entry, _lines(path))
+                if entry is not None
+                and tenant in (None, entry.tenant)
+                and (before is None or entry.n < before)
+            )
+            found = [*deque(mine, maxlen=count - len(found)), *found]
+            if len(found) >= count:
+                break
+        return found
 
     def verify(self) -> Verdict:
         """Whether every line is there and is what was written."""
         wrong: list[str] = []
         last: Entry | None = None
         count = begins = 0
-        for path, number, line in self.lines():
+        lines = (
+            (path, number, line)
+            for path in self.files()
+            for number, line in enumerate(_lines(path), 1)
+        )
+        for path, number, line in lines:
             where = f"{path}:{number}"
             entry = _entry(line)
             if entry is None:
@@ -268,6 +289,14 @@ def differs(old: Spec | None, new: Spec | None) -> tuple[str, ...]:
         hidden = change.path.startswith("run.environment.")
         found.append(f"{change.path}: changed" if hidden else str(change))
     return tuple(found)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except FileNotFoundError:
+        pass
 
 
 def _entry(line: bytes) -> Entry | None:

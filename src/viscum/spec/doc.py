@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from msgspec import NODEFAULT, Meta
 from msgspec.structs import FieldInfo, fields
 
-from viscum.spec.types import FIXED, TABLES, Spec
+from viscum.spec.types import FIXED, Spec
 from viscum.spec.values import Kind
-from viscum.spec.write import plain, toml_value
+from viscum.spec.write import is_table, plain, toml_value
 
-_PLAIN: Final = {int: "integer", float: "number", str: "string"}
+_PLAIN: Final = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 EXAMPLE: Final = """\
 name = "plates"
@@ -127,7 +127,7 @@ def _in_words(hint: Any, meta: Meta) -> str:
     span = ""
     if meta.ge is not None and meta.le is not None:
         span = f", {meta.ge} to {meta.le}"
-    return {int: "integer", float: "number"}[hint] + span
+    return _PLAIN[hint] + span
 
 
 def table_schema(cls: type[Any]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _meta(info: FieldInfo) -> Meta:
 
 def _struct(info: FieldInfo) -> type[Any] | None:
     hint, _ = _stripped(info.type)
-    return hint if hint in TABLES else None
+    return hint if is_table(hint) else None
 
 
 def _default(info: FieldInfo) -> Any:

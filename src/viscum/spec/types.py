@@ -517,9 +517,6 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename
     )
 
 
-TABLES: Final = (Spec, Steer, Udp, TargetNames, Run, Limits, Egress, Probe, Guard)
-
-
 _fields: Final[dict[type[Struct], tuple[FieldInfo, ...]]] = {}
 
 

@@ -42,13 +42,17 @@ def _table(table: Any, defaults: bool) -> dict[str, Any]:
         value = getattr(table, info.name)
         if value is None or (not defaults and value == _default(info)):
             continue
-        result[info.encode_name] = _table(value, defaults) if _is_table(value) else plain(value)
+        result[info.encode_name] = (
+            _table(value, defaults) if is_table(type(value)) else plain(value)
+        )
     return result
 
 
-def _is_table(value: Any) -> bool:
-    """A table of keys, not a value that is a struct for us (a port)."""
-    return isinstance(value, Struct) and value.__struct_config__.forbid_unknown_fields
+def is_table(cls: Any) -> bool:
+    """A table of keys, not the type of a value that is a struct for us (a port)."""
+    if not isinstance(cls, type) or not issubclass(cls, Struct):
+        return False
+    return cls.__struct_config__.forbid_unknown_fields
 
 
 def _default(info: FieldInfo) -> Any:

@@ -28,6 +28,8 @@ TIMES = {
     "run.restart-max-delay": (30.0, 86400.0),
     "probe.interval": (1.0, 3600.0),
     "probe.timeout": (0.0, 10.0),
+    "steer.names.min-ttl": (5.0, 86400.0),
+    "steer.names.hold": (0.0, 86400.0),
     "steer.udp.idle": (0.0, 600.0),
 }
 
@@ -196,16 +198,6 @@ def _run(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
         yield Problem("director", spec.director, "is not for a tenant to choose", "leave it out")
 
 
-def _commands(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
-    """Run with the operator's powers, as `viscum exec` is."""
-    if spec.run.ready:
-        yield Problem("run.ready", spec.run.ready[0], "is not for a tenant", "leave it out")
-    if spec.probe.command or spec.probe.type == "exec":
-        yield Problem(
-            "probe.type", spec.probe.type, "is not for a tenant", "probe by http, tcp or udp"
-        )
-
-
 def _order(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     """Who gives way to whom when the box is short is the operator's to say."""
     if spec.priority > tenant.priority:
@@ -262,7 +254,6 @@ CHECKS: tuple[Callable[[Tenant, Spec], Iterable[Problem]], ...] = (
     _drop,
     _egress,
     _run,
-    _commands,
     _order,
     _times,
     _limits,

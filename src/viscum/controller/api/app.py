@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from email.utils import formatdate
@@ -68,7 +69,7 @@ class App:
         headers: dict[str, str] = {}
         try:
             route, path = self._match(scope)
-            call = await self._call(route, path, scope, receive)
+            call = await self._call(route, path, scope, receive, send.request)
             answer = await self._handled(route, call)
             if isinstance(answer, Stream):
                 await self._stream(answer, call.who, scope, receive, send)
@@ -108,7 +109,7 @@ class App:
     # ---- calling
 
     async def _call(
-        self, route: Route, path: dict[str, str], scope: Scope, receive: Receive
+        self, route: Route, path: dict[str, str], scope: Scope, receive: Receive, request: str
     ) -> Call:
         """Who it is, whether the role lets it, and what it gives."""
         state = scope.get("state", {})
@@ -122,7 +123,7 @@ class App:
         body = None
         if route.body is not None:
             body = self._body(route, await _body(headers, receive), headers)
-        return Call(self.context, who, path, query, body, headers)
+        return Call(self.context, who, path, query, body, headers, request)
 
     async def _handled(self, route: Route, call: Call) -> Reply | Stream:
         """What is changed is noted before and after: where that can't be, nothing is changed."""
@@ -130,10 +131,13 @@ class App:
         if not route.action or who is None or getattr(call.query, "dry_run", False):
             return await route.handler(call)
         thing = next(iter(call.path.values()), "")
-        owner = self.context.engine.tenant_of(thing) or who.tenant or ""
-        audit = self.context.controller.audit
+        # What a tenant tries with another's is noted as of the one who tries.
+        owner = self.context.engine.tenant_of(thing) if who.of_host else who.tenant or ""
+        audit, request = self.context.controller.audit, call.request
         with self.context.turns.turn(who):
-            async with audit.change(who, route.action, thing, tenant=owner) as call.noting:
+            async with audit.change(
+                who, route.action, thing, tenant=owner, request=request
+            ) as call.noting:
                 return await route.handler(call)
 
     def _body(self, route: Route, raw: bytes, headers: Headers) -> Any:
@@ -178,10 +182,12 @@ class _Sender:
         self.begun = False
         self._send = send
         self._abort = scope.get("state", {}).get("abort")
+        self.request = secrets.token_hex(6)  # by which the audit log finds it
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
         self.begun = True
-        headers = {"date": _date(), "cache-control": "no-cache"} | headers
+        always = {"date": _date(), "cache-control": "no-cache", "request-id": self.request}
+        headers = always | headers
         raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         raw.append((b"x-content-type-options", b"nosniff"))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec
 
+from viscum.controller.audit import Audit
 from viscum.controller.engine import Busy, Engine
 from viscum.errors import ViscumError
 from viscum.host import Replacing
@@ -19,8 +20,9 @@ PATIENCE = 5.0  # seconds that a request waits for it
 class Changes:
     """Of one controller. When that ends, what still waits stays stopped, as it was left."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, audit: Audit) -> None:
         self.engine = engine
+        self.audit = audit
         self._waiting: dict[str, asyncio.Task[Outcome | Exception]] = {}  # by service
 
     async def make(
@@ -68,7 +70,8 @@ class Changes:
                 break
         while True:
             try:
-                return await engine.act(engine.host.finish, begun)
+                with self.audit.known(name):
+                    return await engine.act(engine.host.finish, begun)
             except Busy as busy:
                 await asyncio.sleep(busy.after)
             except (OSError, ViscumError) as error:

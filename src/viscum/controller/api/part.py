@@ -42,7 +42,8 @@ class Api:
         from viscum.controller.api.context import Context
         from viscum.controller.api.listen import Server
 
-        return Server(App(Context(self.controller, Changes(self.controller.engine))))
+        changes = Changes(self.controller.engine, self.controller.audit)
+        return Server(App(Context(self.controller, changes)))
 
 
 class OnUnix:

@@ -45,6 +45,7 @@ class Call:
     query: Any
     body: Any
     headers: Mapping[str, str]
+    request: str = ""
     noting: Noting = field(default_factory=Noting)  # what the audit log is told of it
 
 

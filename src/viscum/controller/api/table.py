@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from viscum.controller import console
-from viscum.controller.api import happenings, hosts, services
+from viscum.controller.api import happenings, hosts, services, tenancy
 from viscum.controller.api.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *hosts.ROUTES,
     *services.ROUTES,
     *happenings.ROUTES,
+    *tenancy.ROUTES,
     *console.ROUTES,
 )
