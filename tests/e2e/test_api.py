@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from urllib.parse import urlencode
 
 import pytest
 
 from e2e.api import Client, client, web
 from e2e.daemon import running
 from support import wait_until
-from viscum.lab import Lab
+from viscum.lab import CLOUD4, Lab
 
 WEB = "/v1/services/web"
 
@@ -86,3 +87,53 @@ def test_changes_come_as_events_and_a_stream_is_resumed(api: Client) -> None:
     with api.stream("/v1/live") as live:
         assert [s["name"] for s in next(live).data["services"]] == ["web"]
         assert next(live).data["at"]
+
+
+@pytest.mark.req("C5")
+def test_the_log_is_shown_and_followed(api: Client, lab: Lab) -> None:
+    spec = web()
+    spec["command"].insert(2, "-vv")  # tells of every request
+    assert api.put(WEB, spec).status == 201
+
+    def ask(word: str) -> None:
+        lab.run("ue", ["curl", "-sS", "-m", "5", f"http://{CLOUD4}/{word}"])
+
+    def lines(path: str) -> str:
+        found = api.get(path).json["logs"]
+        assert [one["label"] for one in found] == ["1.0"]
+        return "\n".join(found[0]["lines"])
+
+    ask("first")
+    wait_until(lambda: "first" in lines(f"{WEB}/logs"), "the request in the log")
+    assert lines(f"{WEB}/logs?lines=0") == ""
+    with api.stream(f"{WEB}/logs/stream?lines=100") as stream:
+        assert "first" in str(next(stream).data["lines"])
+        assert next(stream).data["lines"] == [], "that was all there was"
+        ask("second")
+        assert any("second" in str(sent.data["lines"]) for sent in stream)
+        assert api.delete(f"{WEB}?now=true").status == 200
+        for _ in stream:
+            pass  # it ends with the instance
+    assert api.get(f"{WEB}/logs").status == 404
+
+
+@pytest.mark.req("C5")
+def test_explain_and_plan_tell_what_would_happen(api: Client) -> None:
+    api.put(WEB, web())
+    packet = f"tcp 10.1.0.2:40000 > {CLOUD4}:80 syn"
+    answer = api.get(f"{WEB}/explain?{urlencode({'packet': packet})}")
+    assert (answer.status, answer.json["where"]) == (200, "edge")
+    answer = api.get(f"/v1/explain?{urlencode({'packet': packet, 'on': 'wlan0'})}")
+    assert answer.json["service"] == "web"
+    assert api.get(f"{WEB}/explain?packet=nonsense").fields == ["packet"]
+    assert api.get(f"{WEB}/explain").fields == ["packet"]
+
+    steps = api.post("/v1/plan", {"specs": [web(81) | {"name": "other"}], "gone": ["web"]})
+    words = " ".join(step["step"] for step in steps.json["steps"])
+    assert "other" in words
+    assert "web" in words
+    bad = api.post("/v1/plan", {"specs": [web() | {"name": "a"}, web() | {"name": "b"}]})
+    assert bad.status == 422, "the same target and port twice"
+    assert bad.fields[0].startswith("a: ") or bad.fields[0].startswith("b: ")
+    assert [s["name"] for s in api.get("/v1/services").json["items"]] == ["web"]
+    assert api.get(f"{WEB}?deep=true").json["status"]["drift"] == []

@@ -167,42 +167,74 @@ class _Followed:
                 yield self.path, line.decode(errors="replace")
 
 
+class Follower:
+    """What is written to files, from given offsets on, as it is written.
+
+    `fileno()` is readable when there may be more to `read` (inotify(7): no polling). `over` when
+    all the files have been removed. FileNotFoundError if one is not there at first.
+    """
+
+    def __init__(self, starts: Mapping[str, int]) -> None:
+        self._notify, watch = _inotify()
+        self._files: list[_Followed] = []
+        try:
+            for path, at in starts.items():
+                watch(path, IN_MODIFY | IN_ATTRIB)
+                self._files.append(_Followed(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), at))
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._notify
+
+    @property
+    def over(self) -> bool:
+        return not self._files
+
+    def read(self) -> Iterator[tuple[str, str]]:
+        """(path, line) for each line since the last time."""
+        try:
+            os.read(self._notify, _CHUNK)
+        except BlockingIOError:
+            pass
+        for file in list(self._files):
+            gone = os.fstat(file.fd).st_nlink == 0
+            yield from file.new()
+            if gone:
+                if file.partial:
+                    yield file.path, file.partial.decode(errors="replace")
+                self._files.remove(file)
+                os.close(file.fd)
+
+    def close(self) -> None:
+        os.close(self._notify)
+        for file in self._files:
+            os.close(file.fd)
+        self._files.clear()
+
+
 def follow(starts: Mapping[str, int], *, stop_fd: int = -1) -> Iterator[tuple[str, str]]:
     """(path, line) for each line written from the offset of its file on, as it is written.
 
     Ends when all the files have been removed or `stop_fd` becomes readable. FileNotFoundError if
-    one is not there at first. The kernel tells when to look (inotify(7)): no polling.
+    one is not there at first.
     """
-    notify, watch = _inotify()
-    files: list[_Followed] = []
+    follower = Follower(starts)
     try:
-        for path, at in starts.items():
-            watch(path, IN_MODIFY | IN_ATTRIB)
-            files.append(_Followed(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), at))
         poll = select.poll()
-        poll.register(notify, select.POLLIN)
+        poll.register(follower, select.POLLIN)
         if stop_fd >= 0:
             poll.register(stop_fd, select.POLLIN)
-        while files:
-            for file in list(files):
-                gone = os.fstat(file.fd).st_nlink == 0
-                yield from file.new()
-                if gone:
-                    if file.partial:
-                        yield file.path, file.partial.decode(errors="replace")
-                    files.remove(file)
-                    os.close(file.fd)
-            ready = dict(poll.poll()) if files else {}
-            if notify in ready:
-                os.read(notify, _CHUNK)
-            if stop_fd in ready:
-                for file in files:
-                    yield from file.new()
+        while True:
+            yield from follower.read()
+            if follower.over:
+                return
+            if stop_fd in dict(poll.poll()):
+                yield from follower.read()
                 return
     finally:
-        os.close(notify)
-        for file in files:
-            os.close(file.fd)
+        follower.close()
 
 
 def mount_dir(path: str, size: int = HARD_STOP) -> None:
@@ -224,7 +256,7 @@ def _inotify() -> tuple[int, Callable[[str, int], None]]:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.inotify_init1(os.O_CLOEXEC)
+    fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
         raise OSError(ctypes.get_errno(), f"inotify: {os.strerror(ctypes.get_errno())}")
 

@@ -23,6 +23,7 @@ from viscum.controller.api.route import (
     Call,
     NotFound,
     NotJson,
+    Plain,
     Refused,
     Reply,
     Route,
@@ -30,7 +31,6 @@ from viscum.controller.api.route import (
     TooLarge,
 )
 from viscum.controller.api.table import ROUTES
-from viscum.spec import Spec
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -145,7 +145,9 @@ class App:
         if raw and media != JSON:
             raise NotJson(f"the body is {media[:80]}", hint=f"send {JSON}")
         assert route.body is not None
-        return read.decode(raw) if route.body is Spec else read.body(route.body, raw)
+        if isinstance(route.body, Plain):
+            return read.decode(raw)
+        return read.body(route.body, raw)
 
     # ---- answering
 

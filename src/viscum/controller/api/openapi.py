@@ -11,9 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from viscum.controller.api import problem
-from viscum.controller.api.route import JSON, Nothing, Route, Text
+from viscum.controller.api.route import JSON, Nothing, Plain, Route, Text
 from viscum.controller.api.table import ROUTES as EVERY
-from viscum.spec import Spec
 from viscum.spec import doc as spec_doc
 from viscum.spec.types import fields
 
@@ -100,11 +99,14 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.role != "anyone":
         operation["security"] = [{"token": []}, {"certificate": []}]
     if route.body is not None:
-        schema = {"$ref": REFERENCE.format(name="Spec")}
-        if route.body is not Spec:
-            schema = spec_doc.table_schema(route.body)
+        plain = isinstance(route.body, Plain)
+        schema = (
+            route.body.schema
+            if isinstance(route.body, Plain)
+            else spec_doc.table_schema(route.body)
+        )
         operation["requestBody"] = {
-            "required": route.body is Spec,
+            "required": plain,
             "content": {JSON: {"schema": schema}},
         }
     return operation

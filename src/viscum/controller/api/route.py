@@ -35,6 +35,13 @@ class Text:
     words: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A body that its handler reads itself, and its JSON Schema."""
+
+    schema: dict[str, Any]
+
+
 @dataclass(slots=True)
 class Call:
     """One request, read and allowed: what a handler gets."""
@@ -87,16 +94,16 @@ class Route:
     description: str = ""
     host: bool = False
     query: type[Struct] = Nothing
-    body: type[Struct] | None = None
+    body: type[Struct] | Plain | None = None
     answers: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
-    action: str = ""  # how the audit log calls what it changes; "": nothing is changed
+    action: str | None = ""  # how the audit log calls what it changes; None: nothing is changed
     request_headers: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     documented: bool = True
 
     def __post_init__(self) -> None:
-        assert (self.method == "GET") != bool(self.action), f"{self.method} {self.path}: action?"
+        assert self.method == "GET" or self.action != "", f"{self.method} {self.path}: action?"
 
 
 class Refused(ViscumError):

@@ -11,13 +11,16 @@ from viscum.controller.access import Principal
 from viscum.controller.api import etag, view
 from viscum.controller.api.context import Context
 from viscum.controller.api.read import Flag
-from viscum.controller.api.route import Call, Conflict, Reply, Route
+from viscum.controller.api.route import Call, Conflict, Plain, Reply, Route
 from viscum.controller.audit import differs
 from viscum.errors import InputError, Problem
+from viscum.ops import Op
 from viscum.spec import Spec, from_mapping
 from viscum.spec.types import Duration, Text
 from viscum.start import Outcome
 from viscum.store import Record
+
+SPEC = Plain({"$ref": "#/components/schemas/Spec"})
 
 
 class PageQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -25,6 +28,12 @@ class PageQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
     after: Annotated[
         Text | None, Meta(description="The `next` of the page before; none: from the start.")
     ] = None
+
+
+class OneQuery(Struct, frozen=True, kw_only=True):
+    deep: Annotated[
+        Flag, Meta(description="Compare everything with what was asked too (status.drift).")
+    ] = False
 
 
 class PutQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -80,6 +89,9 @@ async def listed(call: Call) -> Reply:
 
 async def one(call: Call) -> Reply:
     record = call.context.record(call.who, call.path["name"])
+    query: OneQuery = call.query
+    if query.deep:
+        return Reply(await call.context.view.deep(call.who, record))
     tag = call.context.asked(record).etag
     unless = call.headers.get("if-none-match")
     if unless is not None and etag.matches(unless, tag, weak=True):
@@ -91,12 +103,11 @@ async def put(call: Call) -> Reply:
     context, engine = call.context, call.context.engine
     assert call.who is not None
     spec = _spec(call.path["name"], call.body)
-    _refuse_of_others(context, call.who, spec.name)
+    refuse_of_others(context, call.who, spec.name)
     spec = context.access.admit(call.who, spec, engine.world)
     query: PutQuery = call.query
     if query.dry_run:
-        steps = await engine.wait_for(engine.host.plan, [spec])
-        return Reply(Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in steps)))
+        return Reply(steps_of(await engine.wait_for(engine.host.plan, [spec], {spec.name: ""})))
     owner = context.access.owner(call.who, spec.name, engine.world)
     made = False
     check = _check(call, owner)
@@ -113,6 +124,10 @@ async def put(call: Call) -> Reply:
     return _changed(context, spec.name, outcome, 201 if made else 200)
 
 
+def steps_of(ops: tuple[Op, ...]) -> Steps:
+    return Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in ops))
+
+
 def _spec(name: str, given: Any) -> Spec:
     """Raises InputError."""
     if isinstance(given, dict) and given.setdefault("name", name) != name:
@@ -127,7 +142,7 @@ def _spec(name: str, given: Any) -> Spec:
     return from_mapping(given)
 
 
-def _refuse_of_others(context: Context, who: Principal, name: str) -> None:
+def refuse_of_others(context: Context, who: Principal, name: str) -> None:
     record = context.engine.world.services.get(name)
     if record is not None and not context.access.sees(who, record.tenant):
         raise Conflict(
@@ -262,6 +277,7 @@ ROUTES = (
         role="viewer",
         summary="One service.",
         handler=one,
+        query=OneQuery,
         answers={200: view.Service, 304: None},
         errors=(404,),
         request_headers=("If-None-Match",),
@@ -277,7 +293,7 @@ ROUTES = (
         "upgrade leaves drains meanwhile.",
         handler=put,
         query=PutQuery,
-        body=Spec,
+        body=SPEC,
         answers={200: Outcome | Steps, 201: Outcome, 202: Outcome},
         errors=(409, 412, 422),
         request_headers=("If-Match", "If-None-Match"),

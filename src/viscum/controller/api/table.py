@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from viscum.controller import console
-from viscum.controller.api import happenings, hosts, services, tenancy
+from viscum.controller.api import asking, happenings, hosts, output, services, tenancy
 from viscum.controller.api.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *hosts.ROUTES,
     *services.ROUTES,
+    *output.ROUTES,
+    *asking.ROUTES,
     *happenings.ROUTES,
     *tenancy.ROUTES,
     *console.ROUTES,

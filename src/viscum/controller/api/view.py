@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from viscum.clock import now
 from viscum.controller.access import Principal
 from viscum.controller.probes import Health
-from viscum.status import ServiceStatus
+from viscum.status import ServiceStatus, services
 from viscum.store import Record
 
 if TYPE_CHECKING:
@@ -20,13 +23,24 @@ if TYPE_CHECKING:
 SPEC = Meta(extra_json_schema={"$ref": "#/components/schemas/Spec"})
 
 
+class Wanted(Struct, frozen=True):
+    """What was asked for besides the spec. removing: it goes with its last flow; resets_in: seconds
+    until a drained `disable` resets what is left."""
+
+    enabled: bool
+    running: bool
+    removing: bool
+    resets_in: float | None
+
+
 class Service(Struct, frozen=True):
-    """One service: what was asked for (tenant, spec) and what is (status; null for a moment after
-    it was made). restarts: by this controller, since it started."""
+    """One service: what was asked for (tenant, spec, wanted) and what is (status; null for a moment
+    after it was made). restarts: by this controller, since it started."""
 
     name: str
     tenant: str
     spec: Annotated[dict[str, Any], SPEC]
+    wanted: Wanted
     status: ServiceStatus | None
     restarts: int
     health: Health
@@ -65,11 +79,21 @@ class View:
         self.context = context
         self._of: tuple[object, object] = (None, None)  # snapshot and records
         self._status: dict[str, ServiceStatus] = {}
+        self._deep: asyncio.Task[list[ServiceStatus]] | None = None
         self._kept: dict[tuple[object, ...], bytes] = {}
 
     async def service(self, who: Principal | None, record: Record) -> Service:
         await self._look()
         return self._service(record, _is_viewer(who))
+
+    async def deep(self, who: Principal | None, record: Record) -> Service:
+        """Looked at now, with how it differs from what was asked; one look for all who ask."""
+        if self._deep is None or self._deep.done():
+            engine = self.context.engine
+            look = engine.wait_for(services, engine.host, deep=True)
+            self._deep = asyncio.ensure_future(look)
+        found = {s.name: s for s in await asyncio.shield(self._deep)}
+        return replace(await self.service(who, record), status=found.get(record.name))
 
     async def page(self, who: Principal | None, limit: int, after: str | None) -> bytes:
         """A ServicePage, encoded."""
@@ -117,6 +141,7 @@ class View:
             name=record.name,
             tenant=record.tenant,
             spec=asked.hidden if viewer else asked.spec,
+            wanted=_wanted(record),
             status=self._status.get(record.name),
             restarts=self._restarts(record),
             health=self.context.controller.probes.health(record.name),
@@ -129,6 +154,12 @@ class View:
 
     def _restarts(self, record: Record) -> int:
         return self.context.controller.supervisor.restarts.get(record.name, 0)
+
+
+def _wanted(record: Record) -> Wanted:
+    ends = record.end_flows_at
+    left = None if ends is None else max(0.0, ends - now())
+    return Wanted(record.enabled, record.running, record.removing, left)
 
 
 def _is_viewer(who: Principal | None) -> bool:
