@@ -20,6 +20,7 @@ from viscum.spec.values import target_network
 Source = Literal["resolver", "seen", "adopted"]
 
 VERSIONS = (4, 6)
+APPROVED = 60.0  # seconds until an address is looked at again
 NEW_PER_MINUTE = 10  # addresses that a name may gain from what clients are answered
 
 
@@ -44,6 +45,7 @@ class Book:
         self.rules = rules
         self.entries: dict[tuple[str, Address], Entry] = {}
         self._gained: dict[str, list[float]] = {}  # moments of new addresses seen, by name
+        self._approved: dict[Address, float] = {}
         # (name, IP version) that are being asked for or could not be had; and of them the latter
         self._unsure: set[tuple[str, int]] = set()
         self._failed: set[tuple[str, int]] = set()
@@ -70,6 +72,7 @@ class Book:
     def change(self, targets: tuple[str, ...], rules: TargetNames) -> None:
         """The spec has changed: what only its old names led to goes."""
         self.targets, self.rules = targets, rules
+        self._approved.clear()
         named = {"", *self.names}
         self._unsure = {key for key in self._unsure if key[0] in named}
         self._failed = {key for key in self._failed if key[0] in named}
@@ -144,6 +147,18 @@ class Book:
     def clamp(self, ttl: float) -> float:
         return min(max(ttl, float(self.rules.min_ttl)), float(self.rules.max_ttl))
 
+    def approve(self, addresses: Iterable[Address], now: float) -> None:
+        """They may be targets, as things are."""
+        self._approved |= dict.fromkeys(addresses, now)
+
+    def approved(self, now: float) -> set[Address]:
+        """Those of which this was found out lately, and under the same rules."""
+        self._approved = {a: t for a, t in self._approved.items() if now - t < APPROVED}
+        return set(self._approved)
+
+    def drop(self, addresses: Collection[Address]) -> None:
+        self.entries = {k: e for k, e in self.entries.items() if e.address not in addresses}
+
     # ---- time
 
     def expire(self, now: float) -> None:
@@ -190,8 +205,7 @@ class Book:
         ]
         if not over:
             return False
-        oldest = min(over, key=lambda e: e.last).address
-        self.entries = {k: e for k, e in self.entries.items() if e.address != oldest}
+        self.drop({min(over, key=lambda e: e.last).address})
         return True
 
     def _full(self) -> str:

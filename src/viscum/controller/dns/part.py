@@ -21,7 +21,7 @@ from viscum.controller.dns.ears import Ears
 from viscum.controller.dns.judge import Ground
 from viscum.controller.dns.learn import Told
 from viscum.controller.dns.message import KINDS, Answer, Kind
-from viscum.controller.engine import Busy, Engine
+from viscum.controller.engine import Engine
 from viscum.controller.settings import Names as Settings
 from viscum.errors import InputError, ViscumError
 from viscum.kernel.observe import observe
@@ -82,7 +82,6 @@ class Names:
                 self._group.create_task(self._listen())
         finally:
             self._rounds.clear()
-            self._ears.close()
 
     async def table(self, service: str) -> list[Row]:
         """What the service's names stand for; [] for one without. Raises InputError for a service
@@ -169,8 +168,9 @@ class Names:
         self.books[service].asking(name)
         answers, why = await self._ask(name)
         found = {a for answer in answers.values() for a in answer.addresses}
-        good = await self._judged(service, name, found)
         book = self.books[service]
+        good = found & book.approved(now())  # the box is not looked at for every answer
+        good |= await self._judged(service, name, found - good)
         if good:
             ttl = min(a.ttl for a in answers.values() if a.addresses)
             versions = [4 if kind == "A" else 6 for kind in answers]
@@ -226,12 +226,14 @@ class Names:
 
     async def _listen(self) -> None:
         """Opens the interfaces again that were made anew, and knows the box's own addresses."""
-        while True:
-            if not self._ears.wanted:
+        try:
+            while True:
                 await self._ears.needed.wait()
-            self._ears.own = set((await self._known_ground()).own)
-            self._ears.open()
-            await asyncio.sleep(FRESH)
+                self._ears.own = set((await self._known_ground()).own)
+                self._ears.open()
+                await asyncio.sleep(FRESH)
+        finally:
+            self._ears.close()
 
     def _told(self, interface: str, told: Told) -> None:
         self._group.create_task(self._learn(interface, told))
@@ -266,28 +268,27 @@ class Names:
             self._ground, self._ground_at = judge.ground(seen, engine.world), now()
         return self._ground
 
-    async def _judged(
-        self, service: str, name: str, addresses: Iterable[Address]
-    ) -> tuple[Address, ...]:
+    async def _judged(self, service: str, name: str, addresses: Iterable[Address]) -> set[Address]:
         """Those that the service may have."""
         addresses = sorted(addresses, key=str)
         if not addresses:
-            return ()
+            return set()
         there = await self._known_ground()
         world = self.engine.world
-        record = world.services.get(service)
-        if record is None:
-            return ()
-        good = []
+        record, book = world.services.get(service), self.books.get(service)
+        if record is None or book is None:  # taken away meanwhile
+            return set()
+        good = set()
         for address in addresses:
             why = judge.refusal(
                 address, record, world, there, lambda a: self._allowed(record.tenant, a)
             )
             if why is None:
-                good.append(address)
+                good.add(address)
             else:
                 self._refuse(service, name, f"{address} {why}")
-        return tuple(good)
+        book.approve(good, now())
+        return good
 
     def _allowed(self, tenant: str, address: Address) -> bool:
         """Whether it is within the allowance of whose the service is; the operator has no bound."""
@@ -329,8 +330,10 @@ class Names:
         try:
             host = self.engine.host
             changed = await self.engine.act(host.retarget, service, book.targets, book.wanted())
-        except (ViscumError, OSError, Busy) as error:
+        except (ViscumError, OSError) as error:
             self._blocked[service] = now() + BLOCKED
+            if isinstance(error, InputError):  # one that was all right is so no more
+                book.drop(book.addresses() - await self._judged(service, "", book.addresses()))
             self._fail(service, "", f"its addresses could not be set: {error}")
             return
         record = self.engine.world.services.get(service)
