@@ -66,7 +66,7 @@ class Client:
             if self.writer is None:
                 self.reader, self.writer = await asyncio.open_unix_connection(self.path)
             data = b"" if body is None else json.dumps(body).encode()
-            head = {"host": "viscum", "content-length": str(len(data))} | (headers or {})
+            head = {"host": "localhost", "content-length": str(len(data))} | (headers or {})
             if data:
                 head["content-type"] = "application/json"
             lines = "".join(f"{k}: {v}\r\n" for k, v in head.items())
