@@ -14,8 +14,10 @@ from typing import Any
 import dns.message
 import dns.rrset
 import pytest
+from msgspec.structs import replace
 
 from conftest import Figure
+from e2e.api import Client
 from e2e.daemon import Daemon, running
 from e2e.echo import status
 from e2e.nameserver import Zone, ask
@@ -31,11 +33,13 @@ from e2e.net import (
     start_peer,
     who,
 )
+from e2e.net import ask as say
 from e2e.peers import content
 from support import need_program, wait_until
 from viscum.lab import Lab
 from viscum.lab.plan import AP_LAN4, AP_WAN4, CLOUD_NAME, CLOUDS4, CLOUDS6, ue4
 from viscum.spec import toml_value
+from viscum.store import Store
 
 SERVER = CLOUDS4[3]  # the cloud's name server
 FIRST4, NEXT4, THIRD4 = CLOUDS4[:3]
@@ -213,6 +217,21 @@ def test_what_only_a_client_is_told_is_learnt_and_outlives_the_controller(lab: L
     assert ask(lab, CLOUD_NAME, "AAAA", server=SERVER) == [THIRD6]
     daemon.wait("names.changed", "web")
     wait_until(lambda: who(lab, THIRD4) == who(lab, THIRD6) == "edge", "both to be steered")
+    with connect(lab, THIRD4) as conn:
+        assert say(conn)[0] == "edge"
+        rows = {
+            row["address"]: row
+            for row in Client(lab.state_dir / "api.sock")
+            .get("/v1/services/web/names")
+            .json["items"]
+        }
+    assert {a: row["source"] for a, row in rows.items()} == {
+        FIRST4: "resolver", FIRST6: "resolver", THIRD4: "seen", THIRD6: "seen"
+    }  # fmt: skip
+    assert rows[THIRD4]["name"] == CLOUD_NAME
+    assert rows[THIRD4]["first"] <= rows[THIRD4]["last"] < rows[THIRD4]["expires"]
+    assert rows[THIRD4]["flows"] >= 1
+    assert rows[FIRST6]["flows"] == 0
     daemon.kill()
     assert targets(lab) == {FIRST4, FIRST6, THIRD4, THIRD6}
     assert who(lab, THIRD4) == "edge"
@@ -246,6 +265,37 @@ def test_what_the_router_itself_tells_its_clients_is_learnt(lab: Lab, figure: Fi
         wait_until(lambda: who(lab, NEXT4) == "edge", "it to be steered")
         figure("from the answer until its address is steered", time.monotonic() - told, "s")
         daemon.wait("names.changed", "web")
+
+
+@named
+@pytest.mark.req("C4", "C6")
+def test_a_tenant_gets_no_address_beyond_its_allowance(lab: Lab) -> None:
+    names = zone(lab)
+    serve(lab, 'learn = "on"')
+    daemon = Daemon(lab)
+    tenants = daemon.config / "tenants"
+    tenants.mkdir()
+    (tenants / "acme.toml").write_text(
+        f'domains = ["{CLOUD_NAME}"]\ntargets = ["{FIRST4}", "{NEXT4}", "2001:db8:c::/64"]\n'
+    )
+    # As if it had made it: what a tenant's spec has to be is tested elsewhere.
+    store = Store(str(lab.state_dir))
+    world = inside(lab, "ap", store.load, "", "")
+    store.save(world.with_record(replace(world.services["web"], tenant="acme")))
+    with running(lab) as daemon:
+        names.set(CLOUD_NAME, A=[FIRST4, NEXT4, THIRD4], AAAA=[THIRD6],
+                  **{"for": {ue4(): {"A": ["203.0.113.9"]}}})  # fmt: skip
+        daemon.wait("names.changed", "web")
+        wait_until(lambda: targets(lab) == {FIRST4, NEXT4, THIRD6}, "what is allowed")
+        listening(lab)
+        ask(lab, CLOUD_NAME, server=SERVER)
+        wait_until(lambda: len(daemon.events("names.refused", "web")) == 2, "the refusals")
+        assert {e["data"]["why"] for e in daemon.events("names.refused", "web")} == {
+            f"{THIRD4} is beyond the tenant's allowance",
+            "203.0.113.9 is beyond the tenant's allowance",
+        }
+        assert {e["tenant"] for e in daemon.events("names.refused")} == {"acme"}
+        assert targets(lab) == {FIRST4, NEXT4, THIRD6}
 
 
 def listening(lab: Lab) -> None:

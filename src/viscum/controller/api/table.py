@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from viscum.controller import console
-from viscum.controller.api import asking, happenings, hosts, output, services, tenancy
+from viscum.controller.api import asking, happenings, hosts, naming, output, services, tenancy
 from viscum.controller.api.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -11,6 +11,7 @@ ROUTES: tuple[Route, ...] = (
     *services.ROUTES,
     *output.ROUTES,
     *asking.ROUTES,
+    *naming.ROUTES,
     *happenings.ROUTES,
     *tenancy.ROUTES,
     *console.ROUTES,
