@@ -15,6 +15,11 @@ from viscum import names
 from viscum.model import Address, Network
 from viscum.spec.values import EgressRule
 
+# A sandboxed service's new connections in a second, and at once. Each is an entry in the router's
+# connection tracking, which is of one size for all its clients: without a limit one service fills
+# it in seconds. Packets that exceed it are dropped before there is an entry.
+NEW_RATE, NEW_BURST = 100, 200
+
 
 class EgressInstance(Struct, frozen=True):
     """One instance: its host-side link, its own addresses, and what its spec allows."""
@@ -25,6 +30,7 @@ class EgressInstance(Struct, frozen=True):
     targets: tuple[Network, ...]
     allow: tuple[EgressRule, ...]
     honour: bool  # replies from the targets' addresses go through the stack
+    sandboxed: bool = False  # new connections at a limited rate only
 
 
 def ruleset(
@@ -122,6 +128,8 @@ def _instance_chain(i: EgressInstance) -> list[str]:
     rules = sorted(i.allow, key=lambda rule: rule.to == "internet")
     router = [f"    {_port(rule)}accept" for rule in i.allow if rule.to == "router"]
     allowed = [line for rule in rules for line in _allow(rule)]
+    limit = f"ct state new limit rate over {NEW_RATE}/second burst {NEW_BURST} packets drop"
+    sparing = [f"    {limit}"] if i.sandboxed else []
     return [
         f"  chain {i.link} {{ # {i.label}",
         *replies,
@@ -129,6 +137,7 @@ def _instance_chain(i: EgressInstance) -> list[str]:
         "    drop",
         "  }",
         f"  chain {i.link}-own {{",
+        *sparing,
         *allowed,
         "    drop",
         "  }",
@@ -136,6 +145,7 @@ def _instance_chain(i: EgressInstance) -> list[str]:
         "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
         # What answers the router (an operator's curl to the service) is not an attempt of its own.
         "    tcp flags & (syn | ack) != syn accept",
+        *(sparing if router else ()),
         *router,
         "    drop",
         "  }",

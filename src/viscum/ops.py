@@ -97,7 +97,7 @@ class ConnectLink(Struct, frozen=True):
             f"ip link set {link} alias {quote(self.alias)}",
             f"sysctl -qw net.ipv4.conf.{link}.rp_filter=0 net.ipv4.conf.{link}.src_valid_mark=1",
             f"ip link set {link} up",
-            f"{inside} link set {names.INNER_LINK} up",
+            f"{inside} link set {names.INNER_LINK} arp off up",
             *(
                 f"{inside} neigh replace {a.partition('/')[0]} lladdr {ours} nud permanent"
                 f" dev {names.INNER_LINK}"

@@ -456,6 +456,7 @@ def _ruleset(
                 i.targets,
                 i.record.spec.egress.allow,
                 i.record.spec.steer.firewall == "honour",
+                i.generation.spec.run.sandbox == "strict",
             )
             for i in wanted
         ]

@@ -363,6 +363,32 @@ def dial(address: str, port: int, source: str = "") -> str:
         return made.recv(100).decode().split()[0]
 
 
+def datagrams(address: str, count: int) -> None:
+    """One to each of so many ports: as many connections for a router that tracks them."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, 2) as made:
+        for port in range(1024, 1024 + count):
+            made.sendto(b"x", (address, port))
+
+
+def neighbours(version: int, count: int) -> str:
+    """Addresses that are not there, on the service's own link; how many it could send to."""
+    index, sent = socket.if_nametoindex("eth0"), 0
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    for number in range(2, 2 + count):
+        with socket.socket(family, socket.SOCK_DGRAM) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0\0")
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
+            try:
+                if version == 6:
+                    made.sendto(b"x", (f"fe80::1:{number:x}", 9, 0, index))
+                else:
+                    made.sendto(b"x", (f"10.9.{number >> 8}.{number & 255}", 9))
+                sent += 1
+            except OSError:
+                continue
+    return str(sent)
+
+
 def shared_memory(key: int) -> str:
     """What another one has put into a System V segment."""
     number = checked(LIBC.shmget(key, 0, 0))

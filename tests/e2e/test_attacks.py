@@ -465,6 +465,39 @@ def test_a_flood_of_the_log(world: World, figure: Figure) -> None:
     assert world.ask("mallory", ["identity"])[0].startswith("done")
 
 
+def tracked(world: World) -> int:
+    words = ["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]
+    return int(ok(world.lab.run("ap", words)))
+
+
+def test_filling_the_routers_connection_tracking(world: World, figure: Figure) -> None:
+    """One datagram is one entry of a table that all the router's clients share."""
+    count = 20_000
+    before = tracked(world)
+    assert world.ask("mallory", ["datagrams", CLOUDS4[1], count]) == ["done"]
+    gained = tracked(world) - before
+    figure(f"entries by {count} datagrams, sandboxed", gained, "")
+    assert gained < count / 10
+    assert world.ask("loose", ["datagrams", CLOUDS4[1], count]) == ["done"]
+    assert tracked(world) - before > count
+    wait_until(  # its burst comes back
+        lambda: world.ask("mallory", ["dial", CLOUD4, PORT + 1]) == ["done cloud"], "an answer"
+    )
+
+
+@pytest.mark.parametrize("version", [4, 6], ids=["v4", "v6"])
+def test_filling_the_boxes_table_of_neighbours(world: World, version: int) -> None:
+    """Neighbours that are being asked for count for all namespaces together (1024 by default): the
+    router could not find its own clients any more. There is no control, which would take IPv6 from
+    whatever else runs on this machine; before the link did without ARP, this failed."""
+    count = 3000
+    assert world.ask("mallory", ["neighbours", version, count]) == [f"done {count}"]
+    client = (ue4(), ue6())[version == 6]
+    ok(world.lab.run("ap", ["ip", f"-{version}", "neigh", "flush", "dev", "wlan0"]))
+    with connect(world.lab, client, "ap", PORT + 1) as conn:
+        assert ask(conn)[0] == "ue"
+
+
 def test_no_core_dumps(world: World) -> None:
     assert world.ask("mallory", ["dump_core"]) == ["done False"]
 

@@ -37,6 +37,7 @@ def instance(slot: int, *allow: EgressRule, honour: bool = False) -> EgressInsta
 
 RULESETS = {
     "one": egress.ruleset([instance(0, *RULES[:1])], LAN, POOLS),
+    "sandboxed": egress.ruleset([replace(instance(0, *RULES), sandboxed=True)], LAN, POOLS),
     "nothing allowed": egress.ruleset([instance(0)], LAN, POOLS),
     "every rule": egress.ruleset([instance(0, *RULES, honour=True)], LAN, POOLS),
     "links": egress.ruleset([instance(0, *RULES)], LAN, POOLS, ("wlan0", "br-lan")),

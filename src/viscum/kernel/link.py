@@ -38,7 +38,10 @@ def connect(
 
     The netns id is set before the veth exists: the kernel would give it an automatic one, which
     is reused at once for another namespace (§4.5). Both ends know each other's MAC address: an
-    IPv6 link that has just come up can ask nobody for up to a second. Raises OSError.
+    IPv6 link that has just come up can ask nobody for up to a second. And the server's end asks
+    nobody at all: neighbours that are being asked for are counted for the whole box, 1024 by
+    default, and a server that sends to so many addresses on its link would leave the router none.
+    Raises OSError.
     """
     name, number = names.link(slot), names.number(slot)
     ours, theirs = names.mac(slot, False), names.mac(slot, True)
@@ -71,7 +74,7 @@ def connect(
             host.set_neighbour(number, ip_address(text), theirs)
     with Rtnl(netns_fd) as inside:
         inner_index = _ifindex(inside, names.INNER_LINK)
-        inside.set_link(inner_index, up=True)
+        inside.set_link(inner_index, up=True, arp=False)
         for address in addresses:
             inside.set_neighbour(inner_index, ip_interface(address).ip, ours)
 

@@ -58,6 +58,7 @@ _RTMSG = Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, proto, sc
 _RTGENMSG = b"\0\0\0\0"
 
 _IFF_UP = 1
+_IFF_NOARP = 1 << 7
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_NET_NS_FD = 16, 18, 20, 28
 _IFLA_EXT_MASK, _IFLA_LINK_NETNSID, _IFLA_ALT_IFNAME = 29, 37, 53
@@ -212,10 +213,12 @@ class Rtnl(Tc):
         mtu: int | None = None,
         alias: str | None = None,
         name: str | None = None,
+        arp: bool | None = None,
     ) -> None:
-        """Changes only what is given."""
-        change = 0 if up is None else _IFF_UP
-        body = _IFINFOMSG.pack(0, 0, ifindex, _IFF_UP if up else 0, change)
+        """Changes only what is given. arp: whether it asks for neighbours, also those of IPv6."""
+        change = (0 if up is None else _IFF_UP) | (0 if arp is None else _IFF_NOARP)
+        flags = (_IFF_UP if up else 0) | (_IFF_NOARP if arp is False else 0)
+        body = _IFINFOMSG.pack(0, 0, ifindex, flags, change)
         if mtu is not None:
             body += netlink.u32(_IFLA_MTU, mtu)
         if alias is not None:
