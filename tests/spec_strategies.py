@@ -76,12 +76,13 @@ HOSTS = st.lists(_names(10).map(lambda n: n.rstrip("-")), min_size=1, max_size=4
 TARGETS = (NETWORKS.map(values.network_text) | HOSTS).filter(_is_target)
 KEYS = TEXTS.filter(lambda text: bool(text) and text.isprintable() and not set(text) & set("= "))
 
+VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20)
 PROBES = st.builds(
     Probe,
     type=st.sampled_from(["none", "tcp", "http", "https", "udp"]),
     port=st.integers(1, 65535),
-    path=TEXTS.map(lambda text: f"/{text}"),
-    host=st.none() | TEXTS,
+    path=VISIBLE.map(lambda text: f"/{text}"),
+    host=st.none() | VISIBLE.filter(bool),
     send=TEXTS,
     expect=TEXTS,
     interval=SOME_TIME,

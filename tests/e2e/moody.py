@@ -96,6 +96,7 @@ def health(conn: socket.socket, file: str, certificate: str) -> None:
                     break
                 head += block
             tell(head.decode())
+            mood = mood_in(file)  # as it is now that it is asked
         MOODS[mood].act(conn)
     except OSError as error:
         tell(str(error))

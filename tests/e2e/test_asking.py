@@ -209,6 +209,8 @@ def test_the_server_is_asked_as_a_client_would(site: Site) -> None:
     assert site.ask("well", type="https", port=TLS_PORT, host="cloud.example.com:9") == ""
     assert "\r\nHost: cloud.example.com:9\r\n" in site.heard()
     assert "SNI cloud.example.com\n" in site.said.read_text()
+    wrong = site.ask("well", type="https", port=TLS_PORT, host="a..b")
+    assert wrong.startswith("can't be asked for as 'a..b': ")
 
 
 TCP: tuple[tuple[str, dict[str, Any], str], ...] = (

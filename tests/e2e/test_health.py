@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import Figure
+from conftest import LabFactory
 from e2e import echo, moody
-from e2e.daemon import running
-from e2e.net import apply
+from e2e.daemon import Daemon, running
+from support import wait_until
 from viscum.lab import CLOUD4, CLOUD6, Lab
 from viscum.spec import toml_value
 
@@ -36,78 +40,314 @@ interval = "150ms"
 timeout = "300ms"
 failures = 2
 """
+NO_MORE = "new flows go to the cloud"
 
 
-@pytest.fixture
-def box(lab: Lab) -> Lab:
-    """A lab whose cloud runs the server."""
+class Site:
+    """An access point with a controller, a cloud, and a server whose mood is in a file."""
+
+    def __init__(self, lab: Lab, daemon: Daemon, files: Path) -> None:
+        self.lab = lab
+        self.daemon = daemon
+        self.mood = files / "mood"
+        self.ready = files / "ready"
+        self.seen = 0
+        self.mood.write_text("well")
+        self.ready.unlink(missing_ok=True)
+
+    def apply(
+        self,
+        more: str = PROBE,
+        *,
+        run: str = "",
+        instances: int = 1,
+        when_down: str = "cloud",
+        command: tuple[str, ...] = (),
+    ) -> subprocess.CompletedProcess[str]:
+        path = self.lab.directory / "spec.toml"
+        path.write_text(
+            SPEC.format(
+                command=toml_value(list(command or moody.command(str(self.mood)))),
+                target4=CLOUD4,
+                target6=CLOUD6,
+                run=run,
+                more=more,
+                instances=instances,
+                when_down=when_down,
+            )
+        )
+        return self.lab.viscum("apply", str(path))
+
+    def serve(self, more: str = PROBE, **options: object) -> None:
+        done = self.apply(more, **options)  # type: ignore[arg-type]
+        assert done.returncode == 0, done.stderr
+
+    def needs_ready(self, timeout: str = "500ms") -> str:
+        """The `run.ready` of a server that is ready when a file is there."""
+        words = ["sh", "-c", f"echo still warming up; test -e {self.ready}"]
+        return f"ready = {toml_value(words)}\nstart-timeout = {toml_value(timeout)}"
+
+    def told(self, kind: str) -> str:
+        """The next event of that kind, in words."""
+
+        def found() -> tuple[int, str] | None:
+            events = list(enumerate(self.daemon.events()))[self.seen :]
+            return next(((n, e["message"]) for n, e in events if e["kind"] == kind), None)
+
+        number, message = wait_until(found, f"{kind} of web")
+        self.seen = number + 1
+        return str(message)
+
+    def held(self) -> float:
+        return float(echo.status(self.lab)["held"]["health"])
+
+    def who(self, target: str = CLOUD4) -> str:
+        return echo.who(self.lab, target)
+
+    def pid(self, index: int = 0) -> int:
+        return int(echo.status(self.lab)["generations"][0]["instances"][index]["pid"])
+
+
+@pytest.fixture(scope="module")
+def box(lab_factory: LabFactory) -> Iterator[tuple[Lab, Daemon]]:
+    lab = lab_factory()
     echo.start(lab, "cloud", "cloud")
-    return lab
+    with running(lab) as daemon:
+        yield lab, daemon
+    lab.down()
 
 
 @pytest.fixture
-def mood(files: Path) -> Path:
-    """What the server's mood is read from."""
-    path = files / "mood"
-    path.write_text("well")
-    return path
-
-
-def serve(
-    lab: Lab,
-    mood: Path,
-    more: str = PROBE,
-    *,
-    run: str = "",
-    instances: int = 1,
-    when_down: str = "cloud",
-    command: tuple[str, ...] = (),
-) -> None:
-    given = toml_value(list(command or moody.command(str(mood))))
-    apply(
-        lab,
-        SPEC.format(
-            command=given,
-            target4=CLOUD4,
-            target6=CLOUD6,
-            run=run,
-            more=more,
-            instances=instances,
-            when_down=when_down,
-        ),
-    )
-
-
-def held(lab: Lab) -> float:
-    return float(echo.status(lab)["held"]["health"])
-
-
-def server(lab: Lab, index: int = 0) -> int:
-    return int(echo.status(lab)["generations"][0]["instances"][index]["pid"])
+def site(box: tuple[Lab, Daemon], files: Path) -> Iterator[Site]:
+    lab, daemon = box
+    if daemon.ended():
+        daemon.start()
+    made = Site(lab, daemon, files)
+    made.seen = len(daemon.events())
+    yield made
+    echo.viscum(lab, "rm", "--all", "--now")
 
 
 @pytest.mark.req("C3")
 @pytest.mark.parametrize("target", [CLOUD4, CLOUD6])
-def test_an_unhealthy_server_takes_no_new_flows_and_keeps_its_own(
-    box: Lab, mood: Path, target: str, figure: Figure
-) -> None:
-    with running(box) as daemon:
-        serve(box, mood)
-        with echo.hold(box, target) as client:
-            assert client.name == "edge"
-            mood.write_text("hang")
-            told = daemon.wait("service.unhealthy", "web")
-            assert (
-                "accepted a connection, but did not answer within 300ms, 2 times in a row; "
-                "new flows go to the cloud" in told["message"]
-            )
-            assert echo.who(box, target) == "cloud"
-            assert "it is unhealthy" in echo.viscum(box, "status", "web").stdout
-            assert client.alive(), "an open connection goes on"
-            assert echo.status(box)["flows"] == 1, "a probe is no client's flow"
-            mood.write_text("well")
-            back = daemon.wait("service.healthy", "web")
-            assert echo.who(box, target) == "edge"
-            assert client.alive()
-        assert held(box) == 100
-    figure("back after", back["data"]["unhealthy_for"], "s")
+def test_an_unhealthy_server_takes_no_new_flows_and_keeps_its_own(site: Site, target: str) -> None:
+    site.serve()
+    with echo.hold(site.lab, target) as client:
+        assert client.name == "edge"
+        site.mood.write_text("hang")
+        assert site.told("service.unhealthy") == (
+            "web is unhealthy: accepted a connection, but did not answer within 300ms, "
+            f"2 times in a row; {NO_MORE}"
+        )
+        assert site.who(target) == "cloud"
+        assert "it is unhealthy" in echo.viscum(site.lab, "status", "web").stdout
+        assert client.alive(), "an open connection goes on"
+        assert echo.status(site.lab)["flows"] == 1, "a probe is no client's flow"
+        echo.viscum(site.lab, "enable", "web")
+        wait_until(lambda: site.held() == 0, "what was let go of to be held again")
+        site.mood.write_text("well")
+        site.told("service.healthy")
+        assert site.who(target) == "edge"
+        assert client.alive()
+    assert site.held() == 100
+
+
+@pytest.mark.req("C3", "C1")
+def test_the_next_controller_goes_on_from_what_is_held(site: Site) -> None:
+    site.serve()
+    site.mood.write_text("hang")
+    site.told("service.unhealthy")
+    site.daemon.kill()
+    site.mood.write_text("well")
+    assert site.who() == "cloud"
+    site.daemon.start()
+    site.told("service.healthy")
+    assert site.who() == "edge"
+
+
+@pytest.mark.req("C3")
+@pytest.mark.parametrize("controller", ["that runs", "that comes"])
+def test_without_a_probe_nothing_is_held(site: Site, controller: str) -> None:
+    site.serve()
+    site.mood.write_text("error")
+    assert "answered 503, 2 times in a row" in site.told("service.unhealthy")
+    if controller == "that comes":
+        site.daemon.kill()
+    site.serve("")
+    if controller == "that comes":
+        assert site.held() == 0
+        site.daemon.start()
+    wait_until(lambda: site.held() == 100, "the hold to go")
+    assert site.who() == "edge"
+
+
+@pytest.mark.req("C3")
+def test_one_of_two_instances_is_enough(site: Site) -> None:
+    site.serve(instances=2)
+    pid = site.pid(1)
+    os.kill(pid, signal.SIGSTOP)
+    assert site.told("service.unhealthy").startswith("web is unhealthy: 1.1: accepted")
+    assert site.held() == 0
+    os.kill(pid, signal.SIGCONT)
+    site.told("service.healthy")
+
+
+@pytest.mark.req("C3")
+def test_what_may_not_go_to_the_cloud_is_not_held(site: Site) -> None:
+    site.serve(when_down="drop")
+    site.mood.write_text("hang")
+    assert site.told("service.unhealthy").endswith("it goes on taking flows (when-down is drop)")
+    assert site.held() == 100
+    assert site.who() == "edge"
+
+
+@pytest.mark.req("C3")
+def test_a_server_that_stays_unhealthy_is_restarted_beside_its_flows(site: Site) -> None:
+    site.serve(f"{PROBE}restart-after = 4\n")
+    old = site.pid()
+    with echo.hold(site.lab, CLOUD4) as client:
+        os.kill(old, signal.SIGSTOP)
+        assert site.told("service.restarting") == (
+            "web has failed 4 probes in a row and is restarted"
+        )
+        site.told("service.healthy")
+        assert site.pid() != old
+        assert site.who() == "edge"
+        os.kill(old, signal.SIGCONT)
+        assert client.alive(), "its flow went on"
+        assert client.pid == old
+    wait_until(lambda: not os.path.exists(f"/proc/{old}"), "the old one to end with its last flow")
+
+
+@pytest.mark.req("C3", "C1")
+def test_a_server_started_again_has_to_answer_first(site: Site) -> None:
+    site.serve()
+    site.mood.write_text("error")
+    os.kill(site.pid(), signal.SIGKILL)
+    site.told("service.restarted")
+    assert site.held() == 0
+    assert site.who() == "cloud"
+    assert "answered 503" in site.told("service.unhealthy")
+    site.mood.write_text("well")
+    site.told("service.healthy")
+    assert site.who() == "edge"
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def exec_probe(*argv: str, timeout: str = "300ms") -> str:
+    return (
+        f'[probe]\ntype = "exec"\ncommand = {toml_value(list(argv))}\n'
+        f'interval = "100ms"\ntimeout = {toml_value(timeout)}\nfailures = 1\n'
+    )
+
+
+@pytest.mark.req("C3")
+def test_a_command_runs_where_and_as_the_server_does(site: Site) -> None:
+    asks = "id -u; ls /sys/class/net; cat /proc/self/oom_score_adj; pwd; tty; echo $WORD; exit 3"
+    run = 'user = "nobody"\nworking-directory = "/usr"\nenvironment = { WORD = "magic" }'
+    site.serve(exec_probe("sh", "-c", f"({asks}) | tr '\\n' ' '; exit 3", timeout="5s"), run=run)
+    uid = subprocess.run(["id", "-u", "nobody"], capture_output=True, text=True).stdout.strip()
+    said = site.told("service.unhealthy")
+    assert f"ended with status 3: {uid} eth0 lo 500 /usr not a tty magic; {NO_MORE}" in said
+
+
+@pytest.mark.req("C3", "C6")
+def test_a_command_is_in_the_sandbox_its_server_is_in(site: Site) -> None:
+    asks = "grep -E '^(Seccomp|NoNewPrivs|CapBnd):' /proc/self/status; touch /etc/x; id -u"
+    site.serve(
+        exec_probe("sh", "-c", f"({asks}) 2>&1 | tr '\\n' ' '; exit 1", timeout="5s"),
+        run='sandbox = "strict"',
+        command=echo.command("edge"),
+    )
+    said = " ".join(site.told("service.unhealthy").split())
+    uid = os.stat(f"/proc/{site.pid()}").st_uid
+    assert uid > 65535
+    expected = "CapBnd: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 touch: cannot touch '/etc/x': "
+    assert expected in said
+    assert f"{uid}; {NO_MORE}" in said
+
+
+# ---- readiness ---------------------------------------------------------------------------------
+
+
+@pytest.mark.req("C3")
+def test_until_it_is_ready_clients_stay_on_the_cloud(site: Site) -> None:
+    site.daemon.stop()
+    done = site.apply("", run=site.needs_ready())
+    assert done.returncode == 0
+    assert (
+        f"web was not ready within 500ms: 'sh -c echo still warming up; test -e {site.ready}' "
+        "ended with status 1; until it is, clients stay on the cloud" in done.stderr
+    )
+    assert "  | still warming up" in done.stderr
+    assert site.who() == "cloud"
+    site.ready.touch()
+    assert site.who() == "cloud", "nobody has asked it"
+    echo.viscum(site.lab, "start", "web")
+    assert site.who() == "edge"
+    assert echo.status(site.lab)["generations"][0]["state"] == "live"
+
+
+@pytest.mark.req("C3")
+def test_an_upgrade_that_is_not_ready_is_taken_back(site: Site) -> None:
+    site.serve("")
+    old = site.pid()
+    done = site.apply("", run=site.needs_ready() + '\nenvironment = { A = "b" }')
+    assert done.returncode == 1
+    assert "was not ready within 500ms: 'sh -c echo still warming up;" in done.stderr
+    assert "  | still warming up" in done.stderr
+    assert "now: the new generation is removed; web goes on as it was" in done.stderr
+    assert site.pid() == old
+    assert site.who() == "edge"
+    done = site.apply("", run='ready = ["/no/such"]\nenvironment = { A = "b" }')
+    assert done.returncode == 1
+    assert "can't be asked whether it is ready: '/no/such': " in done.stderr
+    assert site.pid() == old
+    site.ready.touch()
+    site.serve("", run=site.needs_ready() + '\nenvironment = { A = "b" }')
+    assert site.who() == "edge"
+    assert site.pid() != old
+
+
+@pytest.mark.req("C3", "N16")
+def test_a_command_killed_while_it_waits_is_completed_by_the_next(site: Site) -> None:
+    site.daemon.stop()
+    site.ready.touch()
+    site.serve("", run=site.needs_ready("1m"))
+    site.ready.unlink()
+    assert site.who() == "edge"
+    words = site.lab.directory / "spec.toml"
+    words.write_text(words.read_text() + "[limits]\nprocesses = 50\n")
+    text = words.read_text().replace("[run]", '[run]\nenvironment = { A = "b" }')
+    words.write_text(text)
+    child = echo.begin(site.lab, "apply", str(words))
+    assert child.stderr
+    assert "waiting until it is ready" in child.stderr.readline()
+    child.kill()
+    child.communicate()
+    assert site.who() == "edge"
+    site.ready.touch()
+    echo.viscum(site.lab, "apply", str(words))
+    (generation,) = echo.status(site.lab)["generations"]
+    assert (generation["number"], generation["state"]) == (2, "live")
+    assert site.who() == "edge"
+
+
+@pytest.mark.req("C3", "C1")
+def test_a_controller_lets_in_what_becomes_ready(site: Site) -> None:
+    site.serve("", run=site.needs_ready())
+    assert site.told("service.not-ready").startswith("web listens, but is not ready: 'sh -c")
+    assert site.who() == "cloud"
+    site.ready.touch()
+    site.told("service.ready")
+    assert site.who() == "edge"
+    site.ready.unlink()
+    os.kill(site.pid(), signal.SIGKILL)
+    site.told("service.restarted")
+    site.told("service.not-ready")
+    assert site.who() == "cloud", "a server that is started again has to be ready as well"
+    site.ready.touch()
+    site.told("service.ready")
+    assert site.who() == "edge"

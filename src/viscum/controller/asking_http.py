@@ -196,9 +196,11 @@ class _Tls:
 
 async def _handshake(talk: Talk, sock: Sock, name: str) -> _Tls:
     talk.doing = "accepted a connection, but did not finish the TLS handshake"
-    tls = _Tls(sock, _server_name(name))
     try:
+        tls = _Tls(sock, _server_name(name))
         await tls.handshake()
+    except ValueError as error:
+        raise Failed(f"can't be asked for as {name!r}: {error}") from None
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or str(error)
         raise Failed(f"failed the TLS handshake: {reason}") from None

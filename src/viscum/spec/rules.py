@@ -155,6 +155,13 @@ def _probe(spec: Spec) -> Iterator[Problem]:
         )
     if not probe.path.startswith("/"):
         yield Problem("probe.path", probe.path, "does not begin with /", "write / before it")
+    # Both are sent as they are.
+    for key, value in (("path", probe.path), ("host", probe.host)):
+        if value is not None and not (value and all("!" <= c <= "~" for c in value)):
+            yield Problem(
+                f"probe.{key}", value, "is not made of visible ASCII characters alone",
+                "write others as in a URL: %20 for a space" if key == "path" else "correct it",
+            )  # fmt: skip
     proto = "udp" if probe.type == "udp" else "tcp"
     ports: tuple[Port | None, ...] = spec.steer.ports
     there = any(p is not None and p.proto == proto for p in ports)
