@@ -120,6 +120,8 @@ def _answer(
         )
     where, why = REASONS[found.reason]
     record = next((r for r in world.services.values() if found.sid in r.sids), None)
+    if record and record.unready and found.reason in ("cloud-no-listener", "cloud-udp-no-socket"):
+        why = "{s} takes no flows before its run.ready has ended with 0"
     namespace = _namespace(record, host, found) if where == "edge" else ""
     words = why.format(
         t=packet.dst,

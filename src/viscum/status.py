@@ -43,7 +43,7 @@ class GenerationStatus(Struct, frozen=True):
 
 
 class ServiceStatus(Struct, frozen=True):
-    """state: running, not listening, dead, stopped, draining, removing.
+    """state: running, not ready, not listening, dead, stopped, draining, removing.
 
     in_bytes, out_bytes: of clients' flows at the edge; own_in_bytes, own_out_bytes: of the server's
     own flows with others; off_wan_bytes: what clients exchanged with the edge instead of over the
@@ -158,7 +158,7 @@ def _state(record: Record, generations: tuple[GenerationStatus, ...]) -> str:
         return "dead"
     if not any(i.listens for i in newest):
         return "not listening"
-    return "running"
+    return "not ready" if record.unready else "running"
 
 
 def _instance(i: Instance, udp: dict[int, int]) -> InstanceStatus:

@@ -70,6 +70,13 @@ class Record(msgspec.Struct, frozen=True):
     retired: tuple[Retired, ...] = ()
 
     @property
+    def unready(self) -> bool:
+        """Whether it takes no new flows before `run.ready` says it may: its newest generation waits
+        for that, and none is live meanwhile."""
+        states = [g.state for g in self.generations]
+        return bool(self.spec.run.ready) and states[:1] == ["starting"] and "live" not in states
+
+    @property
     def sids(self) -> tuple[int, ...]:
         """Of everything a director knows of this service."""
         return (self.sid, *(r.sid for r in self.retired))

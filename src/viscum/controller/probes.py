@@ -123,7 +123,7 @@ class Probes:
                 continue
             held = self.engine.held(name).health < 100
             probe = record.spec.probe.type != "none"
-            if record.running and not record.removing and (probe or _unready(record)):
+            if record.running and not record.removing and (probe or record.unready):
                 if (patient := self._patients.get(name)) is None:
                     patient = self._patients[name] = _Patient("unhealthy" if held else "unknown")
                     patient.task = self._group.create_task(self._look_after(name, patient))
@@ -146,7 +146,7 @@ class Probes:
             patient.news.clear()
             begun, interval = now(), float(record.spec.probe.interval)
             try:
-                if _unready(record):
+                if record.unready:
                     interval = READY
                     await self._get_ready(record, patient)
                 else:
@@ -332,13 +332,6 @@ class Probes:
 def _is_held_back(record: Record) -> bool:
     """Whether being unhealthy keeps flows away; what may not go to the cloud is not sent there."""
     return record.spec.probe.type != "none" and record.spec.steer.when_down == "cloud"
-
-
-def _unready(record: Record) -> bool:
-    """Whether its newest generation waits for `run.ready`, and none takes flows meanwhile."""
-    states = [g.state for g in record.generations]
-    starting = bool(states) and states[0] == "starting" and "live" not in states
-    return bool(record.spec.run.ready) and starting
 
 
 def _there(mine: list[Instance], known: dict[str, int]) -> dict[str, _There]:
