@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
@@ -21,26 +21,28 @@ SWITCHES = (
 
 
 @contextmanager
-def chromium(lab: Lab, role: str = "ap") -> Iterator[Browser]:
-    """Debian's; Playwright speaks to it through a pipe, so that it may live anywhere."""
+def browsers(lab: Lab) -> Iterator[Callable[[str], Browser]]:
+    """launch(role): Debian's Chromium there, until the block ends. Playwright speaks to it through
+    a pipe, so that it may live anywhere."""
     need_program("chromium")
-    program = lab.directory / f"chromium-{role}"
-    words = [*lab.enter(role), shutil.which("chromium") or ""]
-    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    program.chmod(0o755)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(program), args=[*SWITCHES])
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with sync_playwright() as playwright, ExitStack() as stack:
+
+        def launch(role: str) -> Browser:
+            program = lab.directory / f"chromium-{role}"
+            words = [*lab.enter(role), shutil.which("chromium") or ""]
+            program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+            program.chmod(0o755)
+            browser = playwright.chromium.launch(executable_path=str(program), args=[*SWITCHES])
+            stack.callback(browser.close)
+            return browser
+
+        yield launch
 
 
 class Complaints(list[str]):
     """What a page has complained of: scripts that failed, what its policy refused, bad requests."""
 
-    def __init__(self, page: Page) -> None:
-        super().__init__()
+    def listen(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.append(f"{error}"))
         page.on("console", self._said)
 

@@ -38,7 +38,7 @@ function choice(name, options, chosen) {
 const flowsOf = (service) => plural(model.status(service.raw).flows ?? 0, "open flow");
 const post = (service, verb, body) => request("POST", `v1/services/${encodeURIComponent(service.name)}/${verb}`, body);
 const backIn = (form) => (form.elements.for.value ? ` It turns back by itself after ${form.elements.for.value}.` : "");
-const drainOf = (service) => service.raw.spec?.run?.drain ?? "1m";
+const drainOf = ({ spec }) => (spec ? (spec.run?.drain ?? "1m") : "its drain limit");
 
 function enable(service) {
 	return ask({
@@ -92,7 +92,7 @@ function disable(service, chosen = "stay") {
 }
 
 function restart(service) {
-	const beside = service.raw.spec?.upgrade !== "replace";
+	const beside = service.spec?.upgrade !== "replace";
 	return ask({
 		title: `Restart ${service.name}?`,
 		sentence: () =>
@@ -116,10 +116,9 @@ function stop(service) {
 }
 
 function start(service) {
-	const enabled = model.status(service.raw).steering === "edge" || service.raw.enabled !== false;
 	return ask({
 		title: `Start ${service.name}?`,
-		sentence: () => `The server is started${enabled ? " and takes new flows once it listens" : "; it stays disabled"}.`,
+		sentence: () => "The server is started. It takes new flows once it listens, unless it is disabled.",
 		label: "Start",
 		act: () => post(service, "start", {}),
 	});
@@ -127,7 +126,7 @@ function start(service) {
 
 // unfit(status): why it makes no sense now, or ""
 const ACTIONS = [
-	{ id: "enable", title: "Enable", key: "e", open: enable, done: "enabled", unfit: (s) => (stopped(s) ? "it is stopped" : s.steering === "edge" && s.turns_back_in == null && !heldBack(s) ? "it is enabled already" : "") },
+	{ id: "enable", title: "Enable", key: "e", open: enable, done: "enabled", unfit: (s) => (stopped(s) ? "it is stopped" : s.steering === "edge" && s.turns_back_in === null ? "it is enabled already" : "") },
 	{ id: "disable", title: "Disable", key: "d", open: disable, done: "disabled", unfit: (s) => (stopped(s) ? "it is stopped" : s.steering !== "edge" ? "it is disabled already" : "") },
 	{ id: "drain", title: "Drain", key: "D", open: (service) => disable(service, "drain"), done: "draining", unfit: (s) => (stopped(s) ? "it is stopped" : "") },
 	{ id: "restart", title: "Restart", open: restart, done: "restarting", unfit: (s) => (s.state === "stopped" ? "it is stopped" : "") },
@@ -135,7 +134,6 @@ const ACTIONS = [
 	{ id: "start", title: "Start", open: start, done: "started", unfit: (s) => (["stopped", "draining", "dead"].includes(s.state) ? "" : "it runs") },
 ];
 const stopped = (s) => ["stopped", "draining", "removing"].includes(s.state);
-const heldBack = (s) => Math.min(s.held?.load ?? 100, s.held?.health ?? 100) < 100;
 
 const why = (action, service) => forbidden() || action.unfit(model.status(service.raw));
 

@@ -115,7 +115,8 @@ const LAST = 30000;
 /** Follows a stream until close() is called; begins again when it breaks, after a pause that grows.
  *
  *  on.message(parsed, event, id), on.open(), on.lost(problem, seconds until the next attempt),
- *  on.denied(problem): the answer was 401, 403 or 404, and there is no next attempt.
+ *  on.denied(problem): the answer was 401, 403 or 404, on.end(): there was an end that was meant;
+ *  after both there is no next attempt but by again().
  *  A hidden page listens to nothing: a browser has six connections for all its pages of a host.
  */
 export function follow(path, on, { resume = false } = {}) {
@@ -139,6 +140,7 @@ export function follow(path, on, { resume = false } = {}) {
 				if (id) last = id;
 				on.message(JSON.parse(data), event, id);
 			});
+			if (on.end) return on.end();
 			throw new Problem(0, { detail: "the controller closed the connection" });
 		} catch (error) {
 			if (closed || mine.signal.aborted) return;

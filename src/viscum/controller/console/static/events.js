@@ -42,7 +42,7 @@ function details(event) {
 	if (!known.node.childElementCount && !log?.length) return "";
 	return h(
 		"details", {}, h("summary", {}, log?.length ? "details and last output" : "details"), known.node,
-		log?.length && h("pre", { class: "log short wrap", tabindex: "0" }, log.map((line) => `${visible(line)}\n`)),
+		log?.length > 0 && h("pre", { class: "log short wrap", tabindex: "0" }, log.map((line) => `${visible(line)}\n`)),
 	);
 }
 
@@ -53,7 +53,7 @@ function line(event) {
 		"li", { class: "event", data: { level: event.level ?? "info" } },
 		h("time", { datetime: new Date(event.at * 1000).toISOString(), title: event.kind }, clock(event.at)),
 		h("span", { class: "level" }, event.level ?? "info"),
-		h("span", { class: "whose" }, event.service ? link(event.service) : h("span", { class: "muted" }, "host")),
+		h("span", { class: "whose muted" }, event.service ? link(event.service) : event.tenant || "host"),
 		h("div", {}, h("span", { class: "message" }, visible(event.message)), " ", h("code", { class: "muted" }, event.kind), details(event)),
 	);
 }

@@ -11,7 +11,7 @@ const wrap = (address) => (address.includes(":") && !address.startsWith("[") ? `
 
 export function explainForm(service) {
 	const s = model.status(service.raw);
-	const targets = (s.targets ?? []).filter((t) => !t.includes("/"));
+	const targets = model.targets(service.raw).filter((t) => !t.includes("/"));
 	const [port, proto] = (s.ports?.[0] ?? "443/tcp").split("/");
 	const client = h("input", { name: "client", required: true, placeholder: "10.1.0.2 or 10.1.0.2:40000", size: 20, autocomplete: "off", spellcheck: "false" });
 	const kind = h("select", { name: "kind" }, [
@@ -50,7 +50,7 @@ export function explainForm(service) {
 		event.preventDefault();
 		try {
 			const asked = new URLSearchParams({ packet: packet() });
-			if (on.value) asked.set("interface", on.value);
+			if (on.value) asked.set("on", on.value);
 			const said = await get(`v1/services/${encodeURIComponent(service.name)}/explain?${asked}`);
 			const hooks = said.bypassed?.length ? h("p", { class: "muted" }, `Rules of the router it does not pass: ${said.bypassed.join(", ")}.`) : "";
 			answer.replaceChildren(

@@ -1,7 +1,7 @@
 // The box: its load, as the guard sees it, and the controller itself.
 
 import { facts, h, list, panel, text } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { count } from "./format.js";
 import { signals } from "./signals.js";
 import { state } from "./state.js";
 
@@ -13,26 +13,25 @@ export function hostPage() {
 
 	function card(signal) {
 		const parts = { value: h("b"), bar: h("span", { class: "bar" }), limit: h("span", { class: "muted" }) };
-		return Object.assign(h("div", { class: "card" }, h("h3", {}, signal.title), parts.value, signal.part && parts.bar, parts.limit), { parts });
+		return Object.assign(h("div", { class: "card" }, h("h3", {}, signal.title), Object.values(parts)), { parts });
 	}
 
 	function fill({ parts }, signal) {
-		text(parts.value, signal.show(signal.value));
-		if (signal.part) parts.bar.style.setProperty("--part", `${Math.min(100, signal.part(signal.value))}%`);
-		text(parts.limit, typeof signal.limit === "number" ? `set-point ${signal.show(signal.limit)}` : "");
+		text(parts.value, signal.value).classList.toggle("attention", signal.part >= 100);
+		parts.bar.style.setProperty("--part", `${signal.part}%`);
+		text(parts.limit, `set-point ${signal.limit}`);
 	}
 
 	function update() {
 		const found = signals();
 		none.hidden = Boolean(found.length);
 		list(cards, found, (s) => s.id, card, fill);
-		const { version, state_dir, pid, services, memory, you, role, tenant } = state.host ?? {};
+		const { version, state_dir, pid, services, you, role, tenant } = state.host ?? {};
 		rows.update([
 			["Version", version],
 			["State directory", state_dir],
 			["Process", pid && String(pid)],
 			["Services", services !== undefined && count(services)],
-			["Memory", memory && bytes(memory)],
 			["You are", you],
 			["Your role", role],
 			["Your tenant", tenant],

@@ -24,9 +24,14 @@ export function logTail(name) {
 		follows.checked = output.scrollHeight - output.scrollTop - output.clientHeight < 24;
 	});
 
-	function add(lines) {
+	const labels = new Set();
+
+	/** Lines of one instance; of which one is told when there are several. */
+	function add({ label, lines }) {
 		const stays = follows.checked;
-		for (const line of lines) output.append(h("span", {}, `${visible(line)}\n`));
+		if (lines.length) labels.add(label);
+		output.classList.toggle("many", labels.size > 1);
+		for (const line of lines) output.append(h("span", { data: { label } }, `${visible(line)}\n`));
 		while (output.childElementCount > KEPT) output.firstElementChild.remove();
 		if (stays) down();
 	}
@@ -34,12 +39,13 @@ export function logTail(name) {
 	const stream = follow(`v1/services/${encodeURIComponent(name)}/logs/stream?lines=200`, {
 		open() {
 			output.replaceChildren();
+			labels.clear();
 			text(note, "");
 		},
-		message: (said) => add(typeof said === "string" ? [said] : (said.lines ?? [said.line ?? ""])),
+		message: add,
+		end: () => text(note, "its processes are gone"),
 		lost: (problem) => text(note, `waiting: ${problem.message}`),
 		denied: (problem) => text(note, problem.words()),
-		pause: () => {},
 	});
-	return { node, close: () => stream.close() };
+	return { node, again: stream.again, close: stream.close };
 }

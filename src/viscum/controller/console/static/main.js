@@ -25,7 +25,7 @@ let next = 0; // performance.now() of the next attempt, ms
 const TABS = [
 	{ path: "#/", title: "Services", open: overview },
 	{ path: "#/events", title: "Events", open: events.eventsPage },
-	{ path: "#/tenants", title: "Tenants", open: tenantsPage, when: () => state.me?.role === "admin" || state.me?.tenant },
+	{ path: "#/tenants", title: "Tenants", open: tenantsPage },
 	{ path: "#/host", title: "Host", open: hostPage },
 ];
 
@@ -50,7 +50,7 @@ function go() {
 function tabs() {
 	const path = location.hash.startsWith("#/services/") ? "#/" : location.hash || "#/";
 	list(
-		$("tabs"), state.me ? TABS.filter((tab) => !tab.when || tab.when()) : [], (tab) => tab.path,
+		$("tabs"), state.me ? TABS : [], (tab) => tab.path,
 		(tab) => h("a", { href: tab.path }, tab.title),
 		(node, tab) => attr(node, "aria-current", tab.path === path ? "page" : null),
 	);
@@ -76,6 +76,7 @@ function connect() {
 				who().catch(() => {});
 			}
 			state.connection = "live";
+			state.connected++;
 			tick();
 		},
 		message: (snapshot) => take(snapshot),
@@ -206,7 +207,7 @@ document.addEventListener("keydown", (event) => {
 	if (event.key === "Escape" && typing?.id === "filter") typing.blur();
 	if (typing || isOpen() || event.ctrlKey || event.metaKey || event.altKey || !state.me) return;
 	const subject = view?.service ?? state.services.get(document.activeElement?.dataset?.service);
-	const paths = TABS.filter((tab) => !tab.when || tab.when()).map((tab) => tab.path);
+	const paths = TABS.map((tab) => tab.path);
 	const keys = {
 		"/": () => $("filter")?.focus(),
 		j: () => move(1),

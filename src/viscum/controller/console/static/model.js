@@ -1,7 +1,7 @@
 // A service as the API gives it, in the terms the page shows. Fields that are not there (a part of
 // the controller that is off, an older version) are undefined, and what shows them is left out.
 
-import { percent, plural, span } from "./format.js";
+import { delay, percent, plural, span } from "./format.js";
 
 export const status = (raw) => raw.status ?? {};
 const instances = (raw) => (status(raw).generations ?? []).flatMap((g) => g.instances ?? []);
@@ -22,11 +22,24 @@ export function totals(raw) {
 
 export const memory = (raw) => sum(instances(raw).map((i) => i.memory));
 
-/** {p50, p99} in seconds */
-export function latency(raw) {
-	const said = status(raw).latency ?? raw.latency;
-	return said && typeof said.p50 === "number" ? said : undefined;
+/** Seconds within which `part` of what has come between two histograms took; undefined: nothing has.
+ *  counts[n]: how many took less than 2**n microseconds and not less than 2**(n-1). */
+export function quantile(before, now, part) {
+	const counts = (now?.counts ?? []).map((n, i) => n - (before?.counts[i] ?? 0));
+	let left = part * counts.reduce((a, b) => a + b, 0);
+	if (!(left > 0)) return undefined;
+	for (let n = 0; n < counts.length; n++) {
+		if (counts[n] && left <= counts[n]) {
+			const low = n ? 2 ** (n - 1) : 0;
+			return (low + ((2 ** n - low) * left) / counts[n]) / 1e6;
+		}
+		left -= counts[n];
+	}
+	return undefined;
 }
+
+/** Addresses and prefixes; a prefix of one address is that address. */
+export const targets = (raw) => (status(raw).targets ?? []).map((t) => t.replace(/(?<=\.\d+)\/32$|(?<=:.*)\/128$/, ""));
 
 /** percent of new flows that the operator asked for */
 export function asked(raw) {
@@ -66,13 +79,10 @@ const TONES = {
 export const tone = (raw) => TONES[status(raw).state] ?? "";
 
 /** {word, tone, why} of the health probe; undefined: it has none */
-export function health(raw) {
-	const h = raw.health ?? status(raw).health;
-	if (h === undefined || h === null) return undefined;
-	const word = typeof h === "string" ? h : (h.state ?? h.status ?? (h.healthy ? "healthy" : "unhealthy"));
-	if (!word || word === "none") return undefined;
+export function health({ health: said }) {
+	if (!said || said.state === "none") return undefined;
 	const tones = { healthy: "good", unhealthy: "bad" };
-	return { word, tone: tones[word] ?? "", why: h.message ?? h.reason ?? h.detail ?? h.last_error ?? "" };
+	return { word: said.state, tone: tones[said.state] ?? "", why: said.last_error || (said.latency ? `answers in ${delay(said.latency)}` : "") };
 }
 
 /** "40 %, held by load" as the column says it */
@@ -150,11 +160,16 @@ const REASONS = {
 	"cloud-fragment": "later fragment of the cloud",
 	"cloud-dead": "namespace or link is gone",
 	"cloud-other": "another protocol",
-	"drop-down": "dropped: the service is down",
+	"drop-down": "the service is down",
+	return: "reply, straight to the client",
+	"return-stack": "reply, through the router's stack",
+	"return-source": "reply with the target put back",
+	"own-in": "to the server's own flows",
+	"own-out": "of the server's own flows",
 };
 
 /** {place, words} of a decision */
 export function reason(name) {
-	const place = name.startsWith("edge") ? "edge" : name.startsWith("drop") ? "dropped" : "cloud";
+	const place = { edge: "edge", return: "edge", own: "edge", drop: "dropped" }[name.split("-")[0]] ?? "cloud";
 	return { place, words: REASONS[name] ?? name };
 }

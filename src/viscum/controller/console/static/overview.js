@@ -10,10 +10,7 @@ import { state } from "./state.js";
 const STATES = ["dead", "not listening", "removing", "draining", "running", "stopped"];
 const status = (s) => model.status(s.raw);
 
-function latency(s) {
-	const found = model.latency(s.raw);
-	return found ? `${delay(found.p50)} / ${delay(found.p99)}` : "–";
-}
+const latency = ({ latency: { p50, p99 } }) => (p50 === undefined ? "–" : `${delay(p50)} / ${delay(p99)}`);
 
 // by: what the column is ordered by; show: its text; has: it is left out where no service has it
 const COLUMNS = [
@@ -24,7 +21,7 @@ const COLUMNS = [
 	{ id: "in", title: "In", number: true, by: (s) => s.rates.in, show: (s) => rate(s.rates.in) },
 	{ id: "out", title: "Out", number: true, by: (s) => s.rates.out, show: (s) => rate(s.rates.out) },
 	{ id: "spark", title: "Last minute" },
-	{ id: "latency", title: "p50 / p99", number: true, by: (s) => model.latency(s.raw)?.p99, show: latency, has: (s) => model.latency(s.raw) },
+	{ id: "latency", title: "p50 / p99", number: true, by: (s) => s.latency.p99, show: latency, has: (s) => status(s).connect },
 	{ id: "cpu", title: "CPU", number: true, by: (s) => s.rates.cpu, show: (s) => cores(s.rates.cpu) },
 	{ id: "memory", title: "Memory", number: true, by: (s) => model.memory(s.raw), show: (s) => bytes(model.memory(s.raw)) },
 	{ id: "health", title: "Health", by: (s) => model.health(s.raw)?.word, has: (s) => model.health(s.raw) },

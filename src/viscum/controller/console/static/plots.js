@@ -13,11 +13,10 @@ let loading;
 export function library() {
 	loading ??= new Promise((resolve) => {
 		const script = h("script");
-		const style = h("link", { rel: "stylesheet", href: `${PLACE}uPlot.min.css` });
-		script.src = trusted ? trusted.createScriptURL("") : `${PLACE}uPlot.iife.min.js`;
+			script.src = trusted ? trusted.createScriptURL("") : `${PLACE}uPlot.iife.min.js`;
 		script.addEventListener("load", () => resolve(window.uPlot ?? null));
 		script.addEventListener("error", () => resolve(null));
-		document.head.append(style, script);
+		document.head.append(script);
 	});
 	return loading;
 }

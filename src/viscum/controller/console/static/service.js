@@ -36,12 +36,13 @@ function plots({ history: past }) {
 			],
 		}),
 		plot({
-			title: "Latency",
+			title: "SYN to SYN-ACK",
 			axis: delay,
-			data: () => [past.at, past.p99, past.p50],
+			data: () => [past.at, past.p99, past.p50, past.rtt],
 			series: [
 				{ label: "p99", colour: "warn" },
 				{ label: "p50", colour: "edge" },
+				{ label: "clients' RTT", colour: "muted", dash: true },
 			],
 		}),
 		one("Open flows", "flows", count, "at the edge", "edge", { stepped: true }),
@@ -112,11 +113,12 @@ export function servicePage(name) {
 		}
 	}
 
-	let version;
+	let [version, reading] = [];
 	function update() {
 		const raw = { ...service.raw, spec: service.spec };
 		const s = model.status(raw);
 		const health = model.health(raw);
+		const targets = model.targets(raw);
 		const { steer = {}, priority } = service.spec ?? {};
 		pills.state.update(s.state, model.tone(raw));
 		pills.health.update(health?.word, health?.tone, health?.why);
@@ -126,8 +128,8 @@ export function servicePage(name) {
 		for (const one of [...drawn, told]) one.update();
 		for (const one of [decided, running]) one.update(raw);
 		known.update([
-			["Targets", s.targets?.join(", ")],
-			["By name", steer.targets?.filter((t) => !s.targets?.includes(t)).join(", ")],
+			["Targets", targets.join(", ")],
+			["By name", steer.targets?.filter((t) => !targets.includes(t) && !s.targets?.includes(t)).join(", ")],
 			["Ports", s.ports?.join(", ") || "all of TCP and UDP"],
 			["Clients on", s.interfaces?.join(", ")],
 			["Clients", steer.clients?.join(", ")],
@@ -137,9 +139,13 @@ export function servicePage(name) {
 			["Restarts", raw.restarts && `${count(raw.restarts)} since the controller started`],
 			["Health", health?.why],
 			["Bytes", `${bytes(s.in_bytes)} in, ${bytes(s.out_bytes)} out`],
+			["Kept off the WAN", s.off_wan_bytes > 0 && bytes(s.off_wan_bytes)],
 		]);
-		// a new generation or share comes with another spec
-		const now = `${s.generations?.[0]?.number} ${s.share} ${s.targets} ${s.ports}`;
+		// another generation has another log; what is asked for may have changed with what is
+		const logs = `${state.connected} ${s.generations?.map((g) => g.number)}`;
+		if (reading && logs !== reading && s.generations?.length) log.again();
+		reading = logs;
+		const now = `${logs} ${s.share} ${s.targets} ${s.ports}`;
 		if (now !== version) {
 			version = now;
 			fetchSpec();

@@ -1,22 +1,24 @@
 // How the box itself does: what the load guard looks at.
 
 import { h, list, text } from "./dom.js";
-import { bytes, count, percent } from "./format.js";
+import { count, percent } from "./format.js";
 import { state } from "./state.js";
 
-// by the name the API gives it; part: how much of a bar it fills, in percent
-const SIGNALS = [
-	{ id: "cpu", title: "CPU busy", show: percent, part: (v) => v },
-	{ id: "psi_cpu", title: "Waiting for CPU", show: percent, part: (v) => v },
-	{ id: "psi_memory", title: "Waiting for memory", show: percent, part: (v) => v },
-	{ id: "memory_available", title: "Memory available", show: bytes },
-	{ id: "softnet_dropped", title: "Packets dropped", show: (v) => `${count(v)}/s` },
-	{ id: "softnet_squeezed", title: "Time squeezes", show: (v) => `${count(v)}/s` },
-];
+const TITLES = {
+	cpu: "CPU busy",
+	"cpu-pressure": "Waiting for CPU",
+	"memory-pressure": "Waiting for memory",
+	"memory-available": "Memory available",
+	"time-squeezes": "Time squeezes",
+	drops: "Packets dropped",
+};
 
+/** [{id, title, value, limit, part}]: part is how near it is to its set-point, in percent */
 export function signals() {
-	const { load = {}, limits = {} } = state.host ?? {};
-	return SIGNALS.filter((s) => typeof load[s.id] === "number").map((s) => ({ ...s, value: load[s.id], limit: limits[s.id] }));
+	return (state.signals ?? []).map(({ name, value, set_point, pressure }) => {
+		const show = ["time-squeezes", "drops"].includes(name) ? (n) => `${count(n)}/s` : percent;
+		return { id: name, title: TITLES[name] ?? name, value: show(value), limit: show(set_point), part: Math.min(100, pressure * 100) };
+	});
 }
 
 /** One line of them for the overview; not there while nothing is known. */
@@ -27,7 +29,11 @@ export function strip() {
 		update() {
 			const found = signals();
 			node.hidden = !found.length;
-			list(node, found, (s) => s.id, (s) => h("div", {}, h("dt", {}, s.title), h("dd")), (made, s) => text(made.lastChild, s.show(s.value)));
+			list(
+				node, found, (s) => s.id,
+				(s) => h("div", {}, h("dt", {}, s.title), h("dd")),
+				(made, s) => text(made.lastChild, s.value).classList.toggle("attention", s.part >= 100),
+			);
 		},
 	};
 }

@@ -26,7 +26,7 @@ export function toml(spec) {
 }
 
 export function specPanel() {
-	const output = h("pre", { class: "code", tabindex: "0", "aria-label": "Spec as TOML" });
+	const output = h("pre", { class: "code", tabindex: "0", role: "region", "aria-label": "Spec as TOML" });
 	return {
 		node: panel("Spec", {}, output),
 		update: (spec) => text(output, toml(spec)),

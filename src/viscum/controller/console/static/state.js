@@ -6,7 +6,9 @@ import * as service from "./model.js";
 const KEPT = 600; // snapshots: ten minutes
 const GAP = 5; // seconds without a snapshot after which a line is broken
 
-export const SERIES = ["in", "out", "flows", "share", "asked", "p50", "p99", "cpu", "memory"];
+const RECENT = 30; // seconds whose handshakes the latency is of
+
+const SERIES = ["in", "out", "flows", "share", "asked", "p50", "p99", "rtt", "cpu", "memory"];
 
 /** The last KEPT points of every series, as uPlot wants them: columns. */
 class History {
@@ -36,7 +38,9 @@ class Service {
 		this.name = name;
 		this.history = new History();
 		this.rates = {};
+		this.latency = {};
 		this.before = null;
+		this.timed = [];
 	}
 
 	take(raw, at) {
@@ -52,18 +56,28 @@ class Service {
 			}
 		}
 		if (!old || at > old.at) this.before = now;
-		const latency = service.latency(raw);
+		this.time(raw, at);
 		this.history.add(at, {
-			in: this.rates.in,
-			out: this.rates.out,
-			cpu: this.rates.cpu,
+			...this.rates,
+			...this.latency,
 			memory: service.memory(raw),
 			flows: service.status(raw).flows,
 			share: service.share(raw),
 			asked: service.asked(raw),
-			p50: latency?.p50,
-			p99: latency?.p99,
 		});
+	}
+
+	/** p50, p99: how long SYNs waited for their SYN-ACK; rtt: median round trip to the clients. */
+	time(raw, at) {
+		const { connect, rtt } = service.status(raw);
+		this.timed.push({ at, connect, rtt });
+		while (this.timed.length > 2 && at - this.timed[1].at >= RECENT) this.timed.shift();
+		const before = this.timed[0];
+		this.latency = {
+			p50: service.quantile(before.connect, connect, 0.5),
+			p99: service.quantile(before.connect, connect, 0.99),
+			rtt: service.quantile(before.rtt, rtt, 0.5),
+		};
 	}
 }
 
@@ -74,6 +88,7 @@ export const state = {
 	at: 0, // the controller's clock, seconds since 1970
 	heard: 0, // performance.now() when it came, ms
 	connection: "wait", // wait, live, lost, denied
+	connected: 0, // how often
 	events: [],
 };
 
@@ -96,7 +111,7 @@ export const age = () => (state.heard ? (performance.now() - state.heard) / 1000
 export function take(snapshot) {
 	state.at = snapshot.at ?? Date.now() / 1000;
 	state.heard = performance.now();
-	if (snapshot.host) state.host = { ...state.host, ...snapshot.host };
+	state.signals = snapshot.signals;
 	const items = snapshot.services ?? [];
 	const there = new Set(items.map((raw) => raw.name));
 	for (const name of state.services.keys()) if (!there.has(name)) state.services.delete(name);
