@@ -554,6 +554,7 @@ class Handler(socketserver.StreamRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     address_family = socket.AF_INET6
     allow_reuse_address = True
+    request_queue_size = 128
     daemon_threads = True
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from spec_strategies import MAPPINGS, NESTED, SPECS
 from viscum.errors import InputError, Problem
 from viscum.spec import (
+    Bytes,
     Claim,
     Limits,
     Port,
@@ -29,6 +30,7 @@ from viscum.spec import (
     diff,
     from_mapping,
     from_toml,
+    limits_in_force,
     needs_new_generation,
     overlaps,
     specs_from_paths,
@@ -293,6 +295,27 @@ def test_an_overlap_names_both_services() -> None:
     assert "old" in problem.message
     assert (problem.field, problem.value) == ("steer.targets", "203.0.113.7")
     assert check_against(mine, [mine]) == ()  # itself, being upgraded
+
+
+@pytest.mark.req("C6", "N15")
+def test_a_sandbox_leaves_no_choice_of_user_and_capabilities() -> None:
+    def problems(**changes: Any) -> list[str]:
+        return [p.field for p in check(web(**changes))]
+
+    strict = {"run_sandbox": "strict"}
+    assert problems(**strict) == problems(run_capabilities=(), **strict) == []
+    assert problems(run_user="nobody", **strict) == ["run.user"]
+    assert problems(run_capabilities=("kill",), **strict) == ["run.capabilities"]
+    assert problems(run_user="nobody", run_capabilities=("kill",)) == []
+
+
+@pytest.mark.req("C6")
+def test_a_sandbox_has_limits_though_none_are_given() -> None:
+    strict = web(run_sandbox="strict")
+    own = Limits(memory=Bytes(2**30), processes=7, cpu=2.0)
+    assert limits_in_force(web()) == Limits()
+    assert limits_in_force(strict) == Limits(memory=Bytes(128 << 20), processes=128)
+    assert limits_in_force(msgspec.structs.replace(strict, limits=own)) == own
 
 
 # ---- files -----------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
         User | None,
         Meta(
             description="USER or USER:GROUP, names or numbers; none given: root, without its "
-            "powers (see capabilities).",
+            "powers (see capabilities). Not with a sandbox, which gives a user of its own.",
             examples=["www-data", "1000:1000"],
         ),
     ] = None
@@ -318,11 +318,20 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     ] = None
     memory: Annotated[
         Size | None,
-        Meta(description="Memory, with page cache.", examples=["256M"], ge=2**20),
+        Meta(
+            description="Memory, with page cache; none given: unlimited, but in a sandbox 128M.",
+            examples=["256M"],
+            ge=2**20,
+        ),
     ] = None
     processes: Annotated[
         int | None,
-        Meta(description="Processes and threads.", examples=[64], ge=1, le=2**22),
+        Meta(
+            description="Processes and threads; none given: unlimited, but in a sandbox 128.",
+            examples=[64],
+            ge=1,
+            le=2**22,
+        ),
     ] = None
     log: Annotated[
         Size,
