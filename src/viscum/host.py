@@ -533,15 +533,7 @@ class Host:
 
     def known(self, world: World, name: str) -> Record:
         """Raises InputError for a name that does not exist."""
-        record = world.services.get(name)
-        if record is None:
-            from viscum.spec.values import did_you_mean
-
-            others = list(world.services)
-            listed = f"there are: {', '.join(others)}" if others else "there is none (`viscum ls`)"
-            fix = did_you_mean(name, others, listed)
-            raise InputError(Problem("NAME", name, "no such service on this host", fix))
-        return record
+        return known(world, name)
 
     def udp_flows(self) -> dict[int, int]:
         found: dict[int, int] = {}
@@ -565,6 +557,19 @@ class Host:
                 logs.trim(str(path), int(i.record.spec.limits.log))
             except FileNotFoundError:
                 pass
+
+
+def known(world: World, name: str) -> Record:
+    """Raises InputError for a name that does not exist."""
+    record = world.services.get(name)
+    if record is None:
+        from viscum.spec.values import did_you_mean
+
+        others = list(world.services)
+        listed = f"there are: {', '.join(others)}" if others else "there is none (`viscum ls`)"
+        fix = did_you_mean(name, others, listed)
+        raise InputError(Problem("NAME", name, "no such service on this host", fix))
+    return record
 
 
 def need_root() -> None:

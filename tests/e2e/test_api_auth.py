@@ -41,9 +41,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def daemon(lab: Lab, authority: Authority) -> Iterator[Daemon]:
-    config = lab.directory / "etc"
-    config.mkdir()
-    (config / "controller.toml").write_text(TLS.format(authority.directory))
+    Daemon(lab).configure(TLS.format(authority.directory))
     with running(lab) as made:
         made.wait("api.listens", count=2)
         yield made

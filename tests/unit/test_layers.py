@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "viscum"
 LAYERS = (
     {"cli"},
     {"controller"},
-    {"lab", "status", "explain"},
+    {"lab", "status", "explain", "remote"},
     {"host"},
     {"start", "foreground", "drains"},
     {"change", "validate", "doctor", "flows"},

@@ -39,6 +39,13 @@ COMMANDS = {
 }
 
 
+# What a controller can be asked for by --host; everything else needs the box itself.
+REMOTE = frozenset(
+    ("run", "apply", "plan", "export", "schema", "ls", "ps", "status", "logs", "enable", "disable",
+     "stop", "start", "restart", "rm", "explain")
+)  # fmt: skip
+
+
 class Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -75,8 +82,27 @@ class Lazy(click.Group):
     help="How long to wait for another viscum command on this host.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show each step before it is taken.")
+@click.option(
+    "--host",
+    metavar="URL",
+    envvar="VISCUM_HOST",
+    help="Ask the controller there: https://ADDRESS:7443 or unix:///run/viscum/api.sock.",
+)
+@click.option("--token-file", metavar="FILE", help="Holds the token for --host; or VISCUM_TOKEN.")
+@click.option("--ca", metavar="FILE", help="Who has signed the certificate of --host.")
+@click.option("--cert", metavar="FILE", help="A certificate to show to --host.")
+@click.option("--key", metavar="FILE", help="Its private key.")
 @click.pass_context
-def app(ctx: click.Context, lock_timeout: float, verbose: bool) -> None:
+def app(
+    ctx: click.Context,
+    lock_timeout: float,
+    verbose: bool,
+    host: str | None,
+    token_file: str | None,
+    ca: str | None,
+    cert: str | None,
+    key: str | None,
+) -> None:
     """Put an unmodified cloud server onto this router; clients never notice.
 
     Acts in the network namespace it runs in, on the host that VISCUM_STATE_DIR names
@@ -87,7 +113,19 @@ def app(ctx: click.Context, lock_timeout: float, verbose: bool) -> None:
       viscum run --name web --on wlan0 --target cloud.example.com --port 80/tcp -- \\
           nginx -g 'daemon off;'
     """
+    remote = None
+    if host:
+        if ctx.invoked_subcommand not in REMOTE:
+            raise click.UsageError(
+                f"`viscum {ctx.invoked_subcommand}` needs the box itself: run it there, without"
+                " --host (and VISCUM_HOST)",
+                ctx,
+            )
+        remote = {"url": host, "token_file": token_file, "ca": ca, "cert": cert, "key": key}
+    elif token_file or ca or cert or key:
+        raise click.UsageError("--token-file, --ca, --cert and --key go with --host", ctx)
     ctx.obj = {
+        "remote": remote,
         "state_dir": os.environ.get("VISCUM_STATE_DIR") or DEFAULT_STATE_DIR,
         "lock_timeout": lock_timeout,
         "verbose": verbose,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,11 @@ from viscum.names import CONFIG_DIR
 from viscum.ops import Op
 from viscum.spec.values import BadValue, Seconds
 from viscum.start import Outcome
+
+if TYPE_CHECKING:
+    from viscum.cli.remote import RemoteHost
+
+    Target = Host | RemoteHost
 
 VERBS = {
     "started": "started",
@@ -55,6 +60,23 @@ def host(ctx: click.Context, **options: Any) -> Host:
     )
 
 
+def target(ctx: click.Context, **options: Any) -> Target:
+    """The host of this box, or the one that `--host` names."""
+    remote = ctx.find_root().obj["remote"]
+    if remote is None:
+        return host(ctx, **options)
+    from viscum.cli import remote as other
+
+    return other.of(**remote)
+
+
+def local(host: Target, what: str) -> Host:
+    """Raises InputError for one that is somewhere else."""
+    if isinstance(host, Host):
+        return host
+    raise InputError(Problem("--host", "", f"{what} needs the box itself", "run it there"))
+
+
 class Duration(click.ParamType[float]):
     name = "DURATION"
 
@@ -70,7 +92,7 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 
-def each(names: tuple[str, ...], all_: bool, known: Host, act: Callable[[str], None]) -> None:
+def each(names: tuple[str, ...], all_: bool, known: Target, act: Callable[[str], None]) -> None:
     """`act` for every name, or for all; unknown names are refused before the first is touched."""
     world = known.load()
     if all_ and names:

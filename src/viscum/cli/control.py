@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from viscum.cli import common
 from viscum.cli.output import note, say
-from viscum.host import Host
 from viscum.kernel.process import LaunchError
 from viscum.start import Outcome
+
+if TYPE_CHECKING:
+    from viscum.cli.common import Target
 
 names_argument = click.argument("names", nargs=-1, metavar="NAME…")
 all_option = click.option("--all", "all_", is_flag=True, help="Every service of this host.")
@@ -33,7 +36,7 @@ def enable(ctx: click.Context, names: tuple[str, ...], all_: bool, for_: float |
     Example:
       viscum enable web --for 10m
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
 
     def act(name: str) -> None:
         _steered(host.enable(name, for_seconds=for_))
@@ -65,7 +68,7 @@ def disable(
     """
     if now and drain is not None:
         raise click.UsageError("give --drain or --now, not both")
-    host = common.host(ctx)
+    host = common.target(ctx)
 
     def act(name: str) -> None:
         result = host.disable(name, drain=0.0 if now else drain, for_seconds=for_)
@@ -84,7 +87,7 @@ def _steered(result: Outcome) -> None:
         note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
 
 
-def for_each(act: Callable[[Host, str], Outcome]) -> click.Command:
+def for_each(act: Callable[[Target, str], Outcome]) -> click.Command:
     """The command that does nothing else than `act`, whose name and help it takes."""
 
     @click.command(act.__name__, help=act.__doc__)
@@ -92,14 +95,14 @@ def for_each(act: Callable[[Host, str], Outcome]) -> click.Command:
     @all_option
     @click.pass_context
     def command(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
-        host = common.host(ctx)
+        host = common.target(ctx)
         common.each(names, all_, host, lambda name: common.outcome(act(host, name)))
 
     return command
 
 
 @for_each
-def stop(host: Host, name: str) -> Outcome:
+def stop(host: Target, name: str) -> Outcome:
     """End the server after its last flow (or its drain limit); the spec is kept.
 
     \b
@@ -110,7 +113,7 @@ def stop(host: Host, name: str) -> Outcome:
 
 
 @for_each
-def start(host: Host, name: str) -> Outcome:
+def start(host: Target, name: str) -> Outcome:
     """Start a stopped service, or one whose server has ended.
 
     \b
@@ -121,7 +124,7 @@ def start(host: Host, name: str) -> Outcome:
 
 
 @for_each
-def restart(host: Host, name: str) -> Outcome:
+def restart(host: Target, name: str) -> Outcome:
     """Move to new processes of the same spec, as an upgrade does: no client notices.
 
     \b
@@ -144,7 +147,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
     Example:
       viscum rm web
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
     common.each(
         names,
         all_,

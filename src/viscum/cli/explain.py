@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 import msgspec
 
 from viscum import explain as asking
 from viscum.cli import common
 from viscum.cli.output import as_json, note, say
+from viscum.host import Host
 
 
 @click.command()
@@ -29,7 +32,9 @@ def explain(ctx: click.Context, words: tuple[str, ...], interface: str | None, j
             "give NAME and 'PACKET' (one word, in quotes), or --on IFACE 'PACKET'"
         )
     name = words[0] if len(words) == 2 else ""
-    answer = asking.explain(common.host(ctx), words[-1], name=name, interface=interface or "")
+    host = common.target(ctx)
+    ask = partial(asking.explain, host) if isinstance(host, Host) else host.explain
+    answer = ask(words[-1], name=name, interface=interface or "")
     if json_:
         as_json(msgspec.to_builtins(answer))
         return

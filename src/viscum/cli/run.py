@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,11 @@ from viscum.cli import common
 from viscum.cli.flags import Dashed, in_flags
 from viscum.cli.output import as_json, fail, note, say
 from viscum.errors import InputError, Problem, ViscumError
-from viscum.host import Host
 from viscum.spec import BadFiles, BadSpec, Spec, diff, from_mapping, specs_from_paths, to_toml
 from viscum.start import Outcome
+
+if TYPE_CHECKING:
+    from viscum.cli.common import Target
 
 
 @click.command(cls=Dashed)
@@ -56,12 +58,14 @@ def run(ctx: click.Context, /, **given: Any) -> None:
       viscum run --name web --on wlan0 --target cloud.example.com --port 80/tcp -- \\
           nginx -g 'daemon off;'
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
     with in_flags():
         try:
             spec = from_mapping(mapping(given))
         except BadSpec as bad:
             raise also(bad, host, [bad.partial], {bad.partial.name: ""}) from None
+        if given["save"]:
+            common.local(host, "--save")
         if given["dry_run"]:
             show_plan(host, [spec], {spec.name: ""})
             return
@@ -72,11 +76,12 @@ def run(ctx: click.Context, /, **given: Any) -> None:
                 say(f"kept in {keep(spec)}")
 
         if given["foreground"]:
-            ctx.exit(host.stay(spec, replacing=given["replace"], begun=begun))
+            here = common.local(host, "--foreground")
+            ctx.exit(here.stay(spec, replacing=given["replace"], begun=begun))
         begun(host.up(spec, replacing=given["replace"]))
 
 
-def report(host: Host, spec: Spec, result: Outcome) -> None:
+def report(host: Target, spec: Spec, result: Outcome) -> None:
     common.outcome(result)
     # Said once: whoever repeats the command has read it.
     for line in host.remarks(spec) if result.did != "unchanged" else ():
@@ -156,7 +161,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     Example:
       viscum apply /etc/viscum/services
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
     specs, sources = read(files, host)
     host.check_all(specs, sources)
     world = host.load()
@@ -196,7 +201,7 @@ def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:
         say(f"    {change.path}: (changed)" if secret else f"    {change}")
 
 
-def read(files: tuple[str, ...], host: Host) -> tuple[list[Spec], dict[str, str]]:
+def read(files: tuple[str, ...], host: Target) -> tuple[list[Spec], dict[str, str]]:
     """The specs, and by name the file each is from."""
 
     def parts(found: list[tuple[Path, Spec]]) -> tuple[list[Spec], dict[str, str]]:
@@ -209,7 +214,7 @@ def read(files: tuple[str, ...], host: Host) -> tuple[list[Spec], dict[str, str]
         raise also(bad, host, *parts(list(named.values()))) from None
 
 
-def also(bad: InputError, host: Host, specs: list[Spec], sources: dict[str, str]) -> InputError:
+def also(bad: InputError, host: Target, specs: list[Spec], sources: dict[str, str]) -> InputError:
     """`bad` with what the box has against the rest of the same specs: all problems at once."""
 
     def stem(problem: Problem) -> str:
@@ -226,7 +231,7 @@ def also(bad: InputError, host: Host, specs: list[Spec], sources: dict[str, str]
 
 
 def show_plan(
-    host: Host, specs: list[Spec], sources: dict[str, str], gone: Iterable[str] = ()
+    host: Target, specs: list[Spec], sources: dict[str, str], gone: Iterable[str] = ()
 ) -> None:
     steps = host.plan(specs, sources, gone)
     for op in steps:
@@ -247,7 +252,9 @@ def plan(ctx: click.Context, files: tuple[str, ...], as_shell: bool, json_: bool
     Example:
       viscum plan web.toml --as-shell >web.sh
     """
-    host = common.host(ctx, attach="clsact" if as_shell else "auto")
+    host = common.target(ctx, attach="clsact" if as_shell else "auto")
+    if as_shell:
+        common.local(host, "--as-shell")
     specs, sources = read(files, host)
     steps = host.plan(specs, sources)
     if json_:
@@ -273,7 +280,7 @@ def export(ctx: click.Context, name: str) -> None:
     Example:
       viscum export web >web.toml
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
     click.echo(to_toml(host.known(host.load(), name).spec), nl=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -12,7 +13,12 @@ from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say, table
 from viscum.clock import now
 from viscum.errors import ViscumError
+from viscum.host import Host
 from viscum.model import Hold
+
+if TYPE_CHECKING:
+    from viscum.cli.common import Target
+    from viscum.cli.remote import RemoteHost
 
 
 @click.command()
@@ -25,8 +31,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
     Example:
       viscum ls
     """
-    host = common.host(ctx)
-    found = what.services(host)
+    found = services(common.target(ctx))
     if json_:
         as_json(msgspec.to_builtins(found))
         return
@@ -49,6 +54,14 @@ def ls(ctx: click.Context, json_: bool) -> None:
     )
 
 
+def services(
+    host: Target, names: tuple[str, ...] = (), *, deep: bool = False
+) -> list[what.ServiceStatus]:
+    if isinstance(host, Host):
+        return what.services(host, names, deep=deep)
+    return host.services(names, deep=deep)
+
+
 ps = copy(ls)  # podman's name for it
 ps.name, ps.help = "ps", (ls.help or "").replace("viscum ls", "viscum ps")
 
@@ -64,9 +77,9 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
     Example:
       viscum status web
     """
-    host = common.host(ctx)
+    host = common.target(ctx)
     host.known(host.load(), name)
-    s = what.services(host, (name,), deep=True)[0]
+    s = services(host, (name,), deep=True)[0]
     if json_:
         as_json(msgspec.to_builtins(s))
         return
@@ -148,8 +161,12 @@ def logs(
     """
     from viscum.kernel import logs as files
 
-    host = common.host(ctx)
+    host = common.target(ctx)
     world = host.load()
+    if not isinstance(host, Host):
+        host.known(world, name)
+        _logs_from(host, name, follow, since, lines)
+        return
     directory = host.store.logs / name
     paths = sorted(str(p) for p in directory.glob("*.log")) if directory.is_dir() else []
     if not paths:
@@ -170,3 +187,17 @@ def logs(
     if follow:
         for _, line in files.follow(ends):
             click.echo(line)  # ends when nobody reads it any more
+
+
+def _logs_from(
+    host: RemoteHost, name: str, follow: bool, since: float | None, lines: int | None
+) -> None:
+    if follow:
+        for line in host.follow(name, lines, since):
+            click.echo(line)
+        return
+    for log in host.logs(name, lines, since):
+        if not log.complete:
+            note(f"note: {log.label} has no mark that old; showing it from its start")
+        for line in log.lines:
+            say(line)

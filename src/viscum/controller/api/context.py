@@ -52,6 +52,10 @@ class Context:
     def events(self) -> Events:
         return self.engine.events
 
+    def cursor(self, number: int) -> str:
+        """Numbers of events begin anew with each controller: a cursor says of which."""
+        return f"{self.born}-{number}"
+
     def openapi(self) -> bytes:
         """Written when it is first asked for."""
         if not self._openapi:

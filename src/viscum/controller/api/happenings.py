@@ -44,7 +44,7 @@ async def listed(call: Call) -> Reply:
     found = [e for e in context.events.since(number) if _sees(context, call.who, e)]
     shown = tuple(found[: query.limit])
     last = shown[-1].id if len(found) > query.limit else max(number, context.events.last)
-    return Reply(EventPage(shown, _cursor(context, last), missed))
+    return Reply(EventPage(shown, context.cursor(last), missed))
 
 
 async def stream(call: Call) -> Stream:
@@ -63,24 +63,19 @@ async def _stream(
         if missed or after is None:
             after = context.events.last
         if missed:
-            yield frame({}, event="missed", cursor=_cursor(context, after))
+            yield frame({}, event="missed", cursor=context.cursor(after))
         try:
             async with aclosing(context.events.listen(after)) as listening:
                 async for event in listening:
                     after = event.id
                     if _sees(context, who, event):
-                        yield frame(event, cursor=_cursor(context, event.id))
+                        yield frame(event, cursor=context.cursor(event.id))
         except Missed:
             missed = True
 
 
 def _sees(context: Context, who: Principal | None, event: Event) -> bool:
     return who is not None and context.access.sees(who, event.tenant)
-
-
-def _cursor(context: Context, number: int) -> str:
-    """Numbers begin anew with each controller: a cursor says of which."""
-    return f"{context.born}-{number}"
 
 
 def _number(context: Context, cursor: str | None) -> tuple[int, bool]:

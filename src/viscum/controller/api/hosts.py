@@ -12,12 +12,14 @@ from viscum.controller.api.route import JSON, Call, Reply, Route, Text
 
 
 class HostStatus(Struct, frozen=True):
-    """The host and its controller. you: who asks, as the controller sees it; role: what it may."""
+    """The host and its controller. events: the cursor of the newest; you: who asks, as
+    the controller sees it; role: what it may."""
 
     version: str
     pid: int
     state_dir: str
     services: int
+    events: str
     you: str
     role: str
     tenant: str | None
@@ -30,6 +32,7 @@ async def host(call: Call) -> Reply:
             version=version("viscum"),
             pid=os.getpid(),
             state_dir=call.context.engine.host.names.state_dir,
+            events=call.context.cursor(call.context.events.last),
             services=len(call.context.world(call.who).services),
             you=call.who.name,
             role=call.who.role,

@@ -121,6 +121,8 @@ async def put(call: Call) -> Reply:
     outcome = await context.changes.make(
         engine.host.begin, spec.name, spec, check=first, tenant=owner
     )
+    if outcome.did != "unchanged":
+        outcome.notes += await engine.wait_for(engine.host.remarks, spec)
     return _changed(context, spec.name, outcome, 201 if made else 200)
 
 
