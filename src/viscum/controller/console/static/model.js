@@ -58,6 +58,17 @@ export function share(raw) {
 	return Math.min(s.share ?? 100, held(raw)?.share ?? 100);
 }
 
+const CAUSES = {
+	cpu: "this box's processors are busy",
+	"cpu-pressure": "work waits for this box's processors",
+	"memory-available": "this box is short of memory",
+	"memory-pressure": "this box is short of memory",
+	drops: "this box drops packets",
+	"time-squeezes": "this box has more packets than it can take",
+	throttled: "it runs into its own limit of CPU",
+	"own-cpu": "it uses more CPU than its guard.cpu",
+};
+
 /** {share, why} while a controller holds it back */
 export function held(raw) {
 	const h = status(raw).held;
@@ -118,7 +129,7 @@ export function inWords(raw) {
 	else if (!s.share) said.push("Its share is 0 %: new flows go to the cloud.");
 	else said.push(s.share < 100 ? `New flows${of && ` of ${s.share} %${of}`} go to the edge${of ? "" : `, ${s.share} % of them`}.` : "New flows go to the edge.");
 	if (hold) {
-		const because = hold.why === "health" ? "its health probe fails" : "this box is short of something";
+		const because = hold.why === "health" ? "its health probe fails" : (CAUSES[raw.load?.cause] ?? "this box is short");
 		said.push(`The controller holds it at ${percent(hold.share)} of new flows because ${because}.`);
 	}
 	if (typeof s.turns_back_in === "number") said.push(`This turns back by itself in ${span(s.turns_back_in)}.`);

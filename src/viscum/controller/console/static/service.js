@@ -12,7 +12,8 @@ import { plot } from "./plots.js";
 import { specPanel } from "./spec.js";
 import { state } from "./state.js";
 
-function plots({ history: past }) {
+function plots(service) {
+	const past = service.history;
 	const one = (title, column, axis, label, colour, more) =>
 		plot({ title, axis, data: () => [past.at, past[column]], series: [{ label, colour, fill: `${colour}-soft`, ...more }], binary: axis === bytes });
 	return [
@@ -29,7 +30,12 @@ function plots({ history: past }) {
 			title: "New flows to the edge",
 			axis: percent,
 			top: 104,
-			data: () => [past.at, past.share, past.asked],
+			seconds: 900,
+			data() {
+				const before = (service.changes ?? []).filter(({ at }) => at < past.at[0]);
+				const joined = (column, of) => [...before.map(of), ...past[column]];
+				return [joined("at", (c) => c.at), joined("share", (c) => c.share), joined("asked", () => null)];
+			},
 			series: [
 				{ label: "now", colour: "edge", fill: "edge-soft", stepped: true },
 				{ label: "asked for", colour: "muted", dash: true, stepped: true },
@@ -84,6 +90,7 @@ export function servicePage(name) {
 		const words = state.heard ? `There is no service ${name} here, or it is not yours to see.` : "Waiting for the controller.";
 		return { node: h("p", { class: "empty" }, words), title: name, update() {}, missing: name };
 	}
+	const path = `v1/services/${encodeURIComponent(name)}`;
 	const pills = { state: pill(), health: pill() };
 	const sentence = h("p", { class: "sentence" });
 	const drift = h("p", { class: "attention" });
@@ -103,9 +110,11 @@ export function servicePage(name) {
 		running.node, explainForm(service), log.node, panel("Events", {}, told.node), spec.node,
 	);
 
+	if (service.raw.load) get(`${path}/history`).then((said) => (service.changes = said.items), () => {});
+
 	async function fetchSpec() {
 		try {
-			service.spec = (await get(`v1/services/${encodeURIComponent(name)}`)).spec;
+			service.spec = (await get(path)).spec;
 			spec.update(service.spec);
 			update();
 		} catch (error) {

@@ -15,7 +15,7 @@ const TITLES = {
 
 /** [{id, title, value, limit, part}]: part is how near it is to its set-point, in percent */
 export function signals() {
-	return (state.signals ?? []).map(({ name, value, set_point, pressure }) => {
+	return (state.load?.signals ?? []).map(({ name, value, set_point, pressure }) => {
 		const show = ["time-squeezes", "drops"].includes(name) ? (n) => `${count(n)}/s` : percent;
 		return { id: name, title: TITLES[name] ?? name, value: show(value), limit: show(set_point), part: Math.min(100, pressure * 100) };
 	});

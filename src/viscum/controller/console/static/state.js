@@ -111,7 +111,7 @@ export const age = () => (state.heard ? (performance.now() - state.heard) / 1000
 export function take(snapshot) {
 	state.at = snapshot.at ?? Date.now() / 1000;
 	state.heard = performance.now();
-	state.signals = snapshot.signals;
+	state.load = snapshot.host?.load;
 	const items = snapshot.services ?? [];
 	const there = new Set(items.map((raw) => raw.name));
 	for (const name of state.services.keys()) if (!there.has(name)) state.services.delete(name);
