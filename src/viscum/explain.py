@@ -131,7 +131,11 @@ def _answer(
         g=f"generation {found.generation}",
         share=record.spec.steer.share if record else "",
         held=f"{hold.share:.0f} %",
-        holder="its health" if hold.health < hold.load else "the load of this box",
+        holder={
+            hold.quota: "its tenant has as many flows as it may",
+            hold.load: "the load of this box",
+            hold.health: "its health",
+        }[hold.share],
     )
     into = f" ({namespace})" if namespace else ""
     bypassed: tuple[str, ...] = ()

@@ -204,7 +204,7 @@ def test_all_problems_are_told_at_once(access: Access) -> None:
         everything |= some
     everything |= {"limits__cpu": 3, "limits__memory": "2G"}
     everything["steer__names"] = {"min-ttl": "1ms", "hold": "300d"}
-    problems = refused(access.admit, WHO, from_mapping(good(**everything)), EMPTY)
+    problems = refused(access.guard.admit, "acme", from_mapping(good(**everything)), EMPTY)
     expected = {field.partition("[")[0] for field, _ in BEYOND}
     assert {field.partition("[")[0] for field in problems} == expected
 
@@ -504,12 +504,20 @@ def test_pools_bar_their_slots_to_everybody_else(tmp_path: Path) -> None:
 # ---- who ---------------------------------------------------------------------------------------
 
 
-def test_what_is_another_tenants_can_not_be_taken(access: Access) -> None:
+def test_what_is_anothers_can_not_be_taken(access: Access) -> None:
+    """Nor is it told that there is such a service."""
     world = with_services({})
     record = world.services["acme-web"]
     theirs = world.without("acme-web").with_record(replace(record, name="beta-x", tenant="beta"))
     spec = from_mapping(good(name="beta-x"))
-    assert refused(access.admit, WHO, spec, theirs) == {"name": "beta-x: is not to be had"}
+    for there in (theirs, world):
+        assert refused(access.admit, WHO, spec, there) == {
+            "name": "beta-x: is not a name of tenant acme's"
+        }
+    operators = world.with_record(replace(record, tenant=""))
+    assert refused(access.admit, WHO, from_mapping(good()), operators) == {
+        "name": "acme-web: is not to be had"
+    }
 
 
 def test_a_tenants_service_stays_within_whoever_changes_it(access: Access) -> None:

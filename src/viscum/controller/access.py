@@ -16,6 +16,7 @@ from viscum.controller.tokens import Credential, Role, Tokens
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.spec import Spec
 from viscum.store import World
+from viscum.tenancy import rules
 from viscum.tenancy.guard import Guard
 
 How = Literal["socket", "token", "certificate", "command", "outside"]
@@ -114,15 +115,18 @@ class Access:
         What names resolve to is seen only when it is applied: `Host` checks that (`tenancy`).
         """
         self.require(principal, "operator")
+        tenant = principal.tenant
+        if tenant is not None and not rules.owns_service(tenant, spec.name):
+            # The same whether there is such a service or not: that is not for it to know.
+            raise InputError(rules.not_its_name(tenant, spec.name))
         owner = self.owner(principal, spec.name, world)
-        if not self.sees(principal, owner):
-            # By their names a tenant's services are its own: only the operator can have taken it.
+        if not self.sees(principal, owner):  # only the operator can have taken it
             raise InputError(
                 Problem(
                     "name",
                     spec.name,
                     "is not to be had",
-                    f"choose another, beginning with {principal.tenant}-",
+                    f"choose another, beginning with {tenant}-",
                 )
             )
         if owner == "":

@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from viscum.clock import now
 from viscum.controller import settings
 from viscum.controller.access import Principal
 from viscum.errors import ViscumError
@@ -31,7 +30,6 @@ DEFAULT = "/var/log/viscum/audit.log"
 MAX_SIZE = 2**22  # bytes of one file
 KEPT = 8  # older files
 BEGUN = "begun"  # the outcome of an intention
-SEEN = 3.0  # seconds within which everybody has seen a change
 TAIL = 2**18  # more than the longest line
 FIRST = "0" * 64  # before the first line
 
@@ -81,7 +79,8 @@ class Audit:
         self.kept = kept
         self.noted: Callable[[Entry], None] = lambda entry: None  # told on the event loop
         self._open: Counter[str] = Counter()  # what is being changed by way of `change`
-        self._until: dict[str, float] = {}  # what was, and until when that is remembered
+        self._left: dict[str, object] = {}  # how what was changed that way was left
+        self.state: Callable[[str], object] = lambda thing: None
 
     async def note(
         self,
@@ -146,13 +145,14 @@ class Audit:
         finally:
             self._open[thing] -= 1
             self._open += Counter()  # forgets those at zero
-            self._until[thing] = now() + SEEN
-            for old in [t for t, until in self._until.items() if until < now()]:
-                del self._until[old]
+            self._left[thing] = self.state(thing)
 
     def knows(self, thing: str) -> bool:
-        """Whether it is being changed by way of `change`, or was until just now."""
-        return self._open[thing] > 0 or self._until.get(thing, 0.0) >= now()
+        """Whether it is as `change` has left it, or is being changed that way. Asked once for each
+        change of it: the next one is another."""
+        if self._open[thing]:
+            return True
+        return thing in self._left and self._left.pop(thing) == self.state(thing)
 
     def write(
         self,

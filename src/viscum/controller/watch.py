@@ -29,6 +29,7 @@ class Watch:
         self.tenants = tenants
         self._begun = False
         audit.noted = self._tell
+        audit.state = lambda name: _asked(engine.world.services.get(name))
 
     async def run(self) -> None:
         if not self._begun:  # what was changed before it began is nobody's
@@ -105,6 +106,13 @@ class Watch:
                         of=name,
                     )
             await asyncio.sleep(LOOK)
+
+
+def _asked(record: Record | None) -> object:
+    """All that somebody can ask for; what becomes of a service by itself is not in it."""
+    if record is None:
+        return None
+    return record.spec, record.running, record.removing, _steered(record)
 
 
 def _steered(record: Record) -> tuple[bool, int]:

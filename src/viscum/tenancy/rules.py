@@ -28,7 +28,7 @@ TIMES = {
     "run.restart-max-delay": (30.0, 86400.0),
     "probe.interval": (1.0, 3600.0),
     "probe.timeout": (0.0, 10.0),
-    "steer.names.min-ttl": (5.0, 86400.0),
+    "steer.names.min-ttl": (1.0, 86400.0),
     "steer.names.hold": (0.0, 86400.0),
     "steer.udp.idle": (0.0, 600.0),
 }
@@ -51,6 +51,11 @@ def owns_service(tenant: str, service: str) -> bool:
     """By its name: services of two tenants can't be taken for each other, not even after one of
     them was removed and its name used again."""
     return service == tenant or service.startswith(f"{tenant}-")
+
+
+def not_its_name(tenant: str, service: str) -> Problem:
+    fix = f"write {f'{tenant}-{service}'[:40]}"
+    return Problem("name", service, f"is not a name of tenant {tenant}'s", fix)
 
 
 def foreign(tenant: Tenant, addresses: Iterable[str], spec: Spec) -> Iterator[Problem]:
@@ -77,12 +82,7 @@ def foreign(tenant: Tenant, addresses: Iterable[str], spec: Spec) -> Iterator[Pr
 
 def _name(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     if not owns_service(tenant.name, spec.name):
-        yield Problem(
-            "name",
-            spec.name,
-            f"is not a name of tenant {tenant.name}'s",
-            f"write {tenant.name}-{spec.name}"[:40],
-        )
+        yield not_its_name(tenant.name, spec.name)
 
 
 def _targets(tenant: Tenant, spec: Spec) -> Iterator[Problem]:

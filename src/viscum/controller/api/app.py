@@ -128,8 +128,11 @@ class App:
     async def _handled(self, route: Route, call: Call) -> Reply | Stream:
         """What is changed is noted before and after: where that can't be, nothing is changed."""
         who = call.who
-        if not route.action or who is None or getattr(call.query, "dry_run", False):
+        if not route.action or who is None:
             return await route.handler(call)
+        if getattr(call.query, "dry_run", False):
+            with self.context.turns.turn(who):
+                return await route.handler(call)
         thing = next(iter(call.path.values()), "")
         # What a tenant tries with another's is noted as of the one who tries.
         owner = self.context.engine.tenant_of(thing) if who.of_host else who.tenant or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -9,13 +10,14 @@ from msgspec.structs import replace
 
 from viscum import explain
 from viscum.controller.api.route import Call, Plain, Reply, Route
-from viscum.controller.api.services import Steps, refuse_of_others, steps_of
+from viscum.controller.api.services import Steps, steps_of
 from viscum.errors import InputError, Problem
 from viscum.host import located
-from viscum.kernel.director.explain import SYNTAX
+from viscum.kernel.director.explain import SYNTAX, parse
 from viscum.spec import Spec, from_mapping
 from viscum.spec.types import Interface, Text
 from viscum.spec.values import kind_of
+from viscum.store import Record
 
 MOST = 200  # specs in one plan
 
@@ -57,7 +59,24 @@ WANTED = Plain(
 
 async def explained(call: Call) -> Reply:
     record = call.context.record(call.who, call.path["name"])
-    return Reply(await _explain(call, record.name, call.query.on or ""))
+    interface = call.query.on or ""
+    assert call.who is not None
+    if call.who.of_host:
+        return Reply(await _explain(call, record.name, interface))
+    if interface and interface not in record.spec.steer.interfaces:
+        raise _not_its("on", interface, record)
+    answer = await _explain(call, record.name, interface)
+    # The same whether it is somebody else's or nobody's, and wherever it goes.
+    at = parse(call.query.packet).dst
+    its = any(at in ip_network(address) for address in record.addresses)
+    if answer.service != record.name and not (its and not answer.service):
+        raise _not_its("packet", call.query.packet, record)
+    return Reply(replace(answer, bypassed=()))
+
+
+def _not_its(field: str, value: str, record: Record) -> InputError:
+    message = f"is none that {record.name} has to do with"
+    return InputError(Problem(field, value[:80], message, "ask of its own targets and interfaces"))
 
 
 async def explained_on(call: Call) -> Reply:
@@ -75,12 +94,6 @@ async def _explain(call: Call, name: str, interface: str) -> explain.Answer:
         raise InputError(
             *(replace(p, field=words.get(p.field, p.field)) for p in error.problems)
         ) from None
-    mine = call.context.world(call.who).services
-    if answer.service and answer.service not in mine:  # of whom, and why, is not told
-        sentence = f"The packet {explain.PLACES[answer.where]}."
-        answer = replace(
-            answer, reason="other", sentence=sentence, service="", namespace="", generation=0
-        )
     return answer
 
 
@@ -96,14 +109,14 @@ async def planned(call: Call) -> Reply:
         source = name if isinstance(name, str) else f"specs[{number}]"
         try:
             spec = from_mapping(given)
-            refuse_of_others(context, call.who, spec.name)
             admitted.append(context.access.admit(call.who, spec, world))
         except InputError as error:
             problems += [located(p, source[:80]) for p in error.problems]
     if problems:
         raise InputError(*problems)
     mine = [context.record(call.who, name).name for name in gone]
-    return Reply(steps_of(await engine.wait_for(engine.host.plan, admitted, {}, mine)))
+    ops = await engine.wait_for(engine.host.plan, admitted, {}, mine)
+    return Reply(steps_of(ops, call.who, [*mine, *(spec.name for spec in admitted)]))
 
 
 def _wanted(body: Any) -> tuple[list[Any], list[str]]:

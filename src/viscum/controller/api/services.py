@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -18,6 +18,7 @@ from viscum.ops import Op
 from viscum.spec import Spec, from_mapping
 from viscum.spec.types import Duration, Text
 from viscum.start import Outcome
+from viscum.status import mentions
 from viscum.store import Record
 
 SPEC = Plain({"$ref": "#/components/schemas/Spec"})
@@ -103,11 +104,11 @@ async def put(call: Call) -> Reply:
     context, engine = call.context, call.context.engine
     assert call.who is not None
     spec = _spec(call.path["name"], call.body)
-    refuse_of_others(context, call.who, spec.name)
     spec = context.access.admit(call.who, spec, engine.world)
     query: PutQuery = call.query
     if query.dry_run:
-        return Reply(steps_of(await engine.wait_for(engine.host.plan, [spec], {spec.name: ""})))
+        ops = await engine.wait_for(engine.host.plan, [spec], {spec.name: ""})
+        return Reply(steps_of(ops, call.who, [spec.name]))
     owner = context.access.owner(call.who, spec.name, engine.world)
     made = False
     check = _check(call, owner)
@@ -126,8 +127,13 @@ async def put(call: Call) -> Reply:
     return _changed(context, spec.name, outcome, 201 if made else 200)
 
 
-def steps_of(ops: tuple[Op, ...]) -> Steps:
-    return Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in ops))
+def steps_of(ops: tuple[Op, ...], who: Principal, names: Iterable[str]) -> Steps:
+    """A tenant is told what is done for its own services: the whole plan, and the commands (our
+    table of the firewall is one), name the others."""
+    if who.of_host:
+        return Steps(tuple(Step(op.describe(), tuple(op.shell())) for op in ops))
+    words = [op.describe() for op in ops]
+    return Steps(tuple(Step(w, ()) for w in words if any(mentions(w, name) for name in names)))
 
 
 def _spec(name: str, given: Any) -> Spec:
@@ -142,14 +148,6 @@ def _spec(name: str, given: Any) -> Spec:
             )
         )
     return from_mapping(given)
-
-
-def refuse_of_others(context: Context, who: Principal, name: str) -> None:
-    record = context.engine.world.services.get(name)
-    if record is not None and not context.access.sees(who, record.tenant):
-        raise Conflict(
-            f"the name {name} is taken", state="nothing was changed", hint="choose another name"
-        )
 
 
 def _check(call: Call, owner: str | None = None) -> Callable[[Record | None], None]:

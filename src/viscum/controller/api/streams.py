@@ -11,6 +11,7 @@ import msgspec
 from viscum.controller.api.route import TooMany
 
 MOST = 64  # streams at a time
+LOOK = 2.5  # seconds within which a token that counts no more ends its streams
 HEARTBEAT = 15.0  # seconds after which a comment is sent when nothing else is
 
 
@@ -39,20 +40,23 @@ async def paced(
     chunks: AsyncGenerator[bytes, None], gone: asyncio.Future[Any], still: Callable[[], bool]
 ) -> AsyncGenerator[bytes, None]:
     """`chunks`, with comments where nothing comes, until the client has gone or `still`, asked
-    with each comment, says that it may not go on."""
+    every few seconds, says that it may not go on."""
+    silent = 0.0  # seconds
     waiting: asyncio.Task[bytes] | None = None
     try:
         while not gone.done() and still():
             if waiting is None:
                 waiting = asyncio.ensure_future(_next(chunks))
-            await asyncio.wait(
-                {waiting, gone}, timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({waiting, gone}, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 return
             if not waiting.done():
-                yield b": \n\n"
+                silent += LOOK
+                if silent >= HEARTBEAT:
+                    silent = 0.0
+                    yield b": \n\n"
                 continue
+            silent = 0.0
             try:
                 chunk = waiting.result()
             except StopAsyncIteration:

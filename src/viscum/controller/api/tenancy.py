@@ -92,7 +92,7 @@ class NewCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Text,
         Meta(
             description="Of the principal; of a certificate, the common name of its subject.",
-            examples=["acme-deploy"],
+            examples=["deployer"],
         ),
     ]
     role: Annotated[
@@ -101,7 +101,7 @@ class NewCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = "viewer"
     tenant: Annotated[
         Text | None,
-        Meta(description="Whose; none: of who asks, or the host's own.", examples=["acme"]),
+        Meta(description="Whose; none: of who asks, or the host's own.", examples=["blue"]),
     ] = None
     kind: Annotated[Literal["token", "certificate"], Meta(description="What it is.")] = "token"
     expires: Annotated[
