@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from viscum import names
 from viscum.errors import InputError
-from viscum.kernel import cgroup, director, netns, nft, sysctl
+from viscum.kernel import cgroup, director, netns, nft, sockets, sysctl
 from viscum.spec import Spec
 
 Level = Literal["ok", "warn", "fail"]
@@ -31,9 +31,17 @@ class Finding(Struct, frozen=True):
     fix: str = ""
 
 
-def examine() -> list[Finding]:
+def examine(host: names.HostNames) -> list[Finding]:
     """Of the box as a whole."""
-    return [*_tools(), *_directors(), *_groups(), *_forwarding(), *_firewall(), *_namespaces()]
+    return [
+        *_tools(),
+        *_directors(),
+        *_groups(),
+        *_forwarding(),
+        *_firewall(),
+        *_namespaces(),
+        *_controller(host),
+    ]
 
 
 def of_service(spec: Spec) -> list[Finding]:
@@ -81,6 +89,15 @@ def _tools() -> Iterator[Finding]:
         yield Finding("ok", "nft is there")
     else:
         yield Finding("fail", "nft is not installed", "apt-get install nftables")
+
+
+def _controller(host: names.HostNames) -> Iterator[Finding]:
+    """There need be none."""
+    pid = sockets.holder(host.controller)
+    if pid is not None:
+        yield Finding("ok", f"a controller looks after this host (pid {pid})")
+    else:
+        yield Finding("ok", "no controller: servers that end are not started again")
 
 
 def _directors() -> Iterator[Finding]:

@@ -59,6 +59,11 @@ class HostNames(Struct, frozen=True):
     def netns(self, service: str, generation: int, instance: int) -> str:
         return f"{self.prefix}.{service}.{generation}.{instance}"
 
+    @property
+    def controller(self) -> str:
+        """What the one controller of the host holds while it lives (sockets.Sole)."""
+        return f"{self.prefix}-controller"
+
     def alias(self, service: str, generation: int, instance: int) -> str:
         return f"{self.prefix}:{service}.{generation}.{instance}"
 

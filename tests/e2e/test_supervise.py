@@ -231,6 +231,8 @@ def test_two_controllers_of_one_host_are_one_too_many(lab: Lab) -> None:
         assert second.returncode == 1
         assert f"pid {daemon.process.pid}" in second.stderr
         assert daemon.process.poll() is None
+        assert f"pid {daemon.process.pid}" in lab.viscum("doctor").stdout
+    assert "no controller" in lab.viscum("doctor").stdout
 
 
 # ---- what is due (C2) ------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from viscum import doctor as examiner
+from viscum.cli import common
 from viscum.cli.output import as_json, say
 
 SIGNS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -22,7 +23,7 @@ def doctor(ctx: click.Context, json_: bool) -> None:
     Example:
       viscum doctor
     """
-    found = examiner.examine()
+    found = examiner.examine(common.host(ctx).names)
     if json_:
         as_json(msgspec.to_builtins(found))
     for f in () if json_ else found:

@@ -24,7 +24,7 @@ from viscum.controller.supervise import Supervisor
 from viscum.controller.watch import Watch
 from viscum.errors import ViscumError
 from viscum.host import Host
-from viscum.kernel import sockets
+from viscum.kernel import malloc, sockets
 
 AGAIN = 5.0  # seconds after which a part that failed is begun anew
 
@@ -109,7 +109,8 @@ class Controller:
 def run(host: Host) -> None:
     """Blocks until the controller is told to end. Raises InputError, ViscumError."""
     host.load()  # refuses where the host can't be seen, before anything is begun
-    name = f"{host.names.prefix}-controller"
+    malloc.one_arena()
+    name = host.names.controller
     try:
         sole = sockets.Sole(name)
     except OSError as error:
