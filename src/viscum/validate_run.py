@@ -44,13 +44,8 @@ def process_problems(spec: Spec) -> Iterator[Problem]:
     if strict:
         from viscum.kernel import seccomp
 
-        if not seccomp.available():
-            yield Problem(
-                "run.sandbox",
-                "strict",
-                f"there is no list of system calls for this machine ({os.uname().machine})",
-                f"it can be had on {', '.join(seccomp.MACHINES)}",
-            )
+        if why := seccomp.missing():
+            yield Problem("run.sandbox", "strict", why, "run it elsewhere, or without a sandbox")
 
 
 def _command(program: str, root: str, path: str, hidden: Callable[[str], str]) -> Iterator[Problem]:

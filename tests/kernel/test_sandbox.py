@@ -11,6 +11,7 @@ import itertools
 import os
 import pwd
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +20,12 @@ import pytest
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
 from support import need_program
-from viscum.kernel import identity, mounts, process, sandbox
+from viscum import ops
+from viscum.kernel import identity, mounts, process, sandbox, service
 from viscum.kernel import syscalls as sys
+from viscum.kernel.cgroup import Group
 from viscum.names import UIDS, HostNames
+from viscum.spec import Limits, Run
 
 pytestmark = pytest.mark.req("C6")
 
@@ -238,3 +242,25 @@ def test_a_uid_that_somebody_has_is_not_taken(uid: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(identity, "_ranges", lambda path: [("jo", uid - 10, 11)])
     assert identity.holder(uid) == "jo in /etc/subuid"
     assert identity.holder(uid + 1) == ""
+
+
+def strict_op(uid: int) -> ops.StartProcess:
+    return ops.StartProcess(
+        service="web", label="1.0", netns="nowhere", cgroup="viscum-nowhere/web/1.0",
+        command=("true",), run=Run(sandbox="strict"), limits=Limits(), log="/nowhere/log", hide=(),
+        uid=uid,
+    )  # fmt: skip
+
+
+def test_a_taken_uid_starts_nothing(uid: int) -> None:
+    with pytest.raises(OSError, match="belongs to user www-data already: 'uid 33'"):
+        service.start(strict_op(33))
+    assert not Group("viscum-nowhere").exists()
+
+
+def test_as_commands_there_is_no_sandbox_and_no_server(uid: int) -> None:
+    """Half a sandbox would be none: the script ends and says why."""
+    script = "\n".join(strict_op(uid).shell())
+    done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "web runs in a sandbox, which only viscum makes" in done.stderr

@@ -221,6 +221,12 @@ def test_sockets(column: str, ask: Callable[..., str]) -> None:
     assert ask("socketpair", 30, stream, 0) == "EAFNOSUPPORT"
 
 
-def test_a_machine_without_a_table_is_named() -> None:
+def test_a_machine_without_a_table_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seccomp.missing() == ""
+    monkeypatch.setattr(seccomp, "ACTIONS", "/nowhere")
+    assert seccomp.missing() == "this kernel has no seccomp filters"
+    monkeypatch.setattr(seccomp, "MACHINES", {})
+    assert "for this machine" in seccomp.missing()
+    monkeypatch.undo()
     with pytest.raises(OSError, match="no list of this machine's system calls: 'mips64'"):
         seccomp.Filter("mips64")

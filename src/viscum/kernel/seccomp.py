@@ -39,6 +39,8 @@ MACHINES = {
     "armv8l": ("arm", 0x4000_0028),
 }
 
+ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"  # since Linux 4.14, with the filters
+
 ABSENT = ("clone3", "io_setup", "io_uring_setup", "io_uring_enter", "io_uring_register")
 
 # linux/sched.h; CLONE_NEWTIME is a flag of clone3 and unshare only
@@ -70,9 +72,13 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, k
 Code = tuple[Instruction, ...]  # ends in a return on every way through it
 
 
-def available() -> bool:
-    """Whether this machine's system calls are in the table."""
-    return os.uname().machine in MACHINES
+def missing() -> str:
+    """Why there can be no filter on this box; "" if there can."""
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        known = ", ".join(MACHINES)
+        return f"there is no list of system calls for this machine ({machine}), only for {known}"
+    return "" if os.path.exists(ACTIONS) else "this kernel has no seccomp filters"
 
 
 class Filter:
