@@ -18,6 +18,13 @@ def count(instances: Iterable[Instance], udp: dict[int, int]) -> int:
     return sum(len(_tcp(i)) + udp.get(i.slot, 0) for i in instances)
 
 
+def of_clients(i: Instance, found: list[sockets.TcpFlow]) -> list[sockets.TcpFlow]:
+    """Of an instance's flows the clients' open ones. TIME_WAIT is left out: the flow has ended,
+    only its echo is awaited."""
+    wanted = _of_clients(i.targets) if found else bool
+    return [f for f in found if f.state != sockets.TIME_WAIT and wanted(f)]
+
+
 def reset(instances: Iterable[Instance]) -> int:
     """Ends every client connection with a RST, so that the client reconnects at once.
 
@@ -97,14 +104,11 @@ def _on(ports: tuple[Port, ...], port: int) -> bool:
 
 
 def _tcp(i: Instance) -> list[sockets.TcpFlow]:
-    """TIME_WAIT is left out: the flow has ended, only its echo is awaited."""
     try:
         with netns.opened(i.netns) as fd:
-            found = sockets.tcp_flows(fd)
+            return of_clients(i, sockets.tcp_flows(fd))
     except FileNotFoundError:
         return []
-    wanted = _of_clients(i.targets)
-    return [f for f in found if f.state != sockets.TIME_WAIT and wanted(f)]
 
 
 def _of_clients(targets: tuple[Network, ...]) -> Callable[[sockets.TcpFlow], bool]:

@@ -7,6 +7,7 @@ or process can be, and goes after it. Rolling back is the same function with the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -89,13 +90,16 @@ def instances(world: World, host: names.HostNames) -> Iterator[Instance]:
 
 
 def _own(world: World, slot: int) -> tuple[tuple[Address, Address, int], ...]:
-    found: list[tuple[Address, Address, int]] = []
-    pool = ip_network(world.host.pool4)
-    found.append((pool[2 * slot], pool[2 * slot + 1], 31))
-    if world.host.pool6:
-        pool = ip_network(world.host.pool6)
-        found.append((pool[2 * slot], pool[2 * slot + 1], 127))
-    return tuple(found)
+    pools = ((world.host.pool4, 31), (world.host.pool6, 127))
+    return tuple(
+        (pool[2 * slot], pool[2 * slot + 1], length)
+        for pool, length in ((_pool(text), length) for text, length in pools if text)
+    )
+
+
+@lru_cache(4)
+def _pool(text: str) -> Network:
+    return ip_network(text)
 
 
 # ---- what a namespace should look like inside ------------------------------------------------

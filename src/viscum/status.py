@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from viscum.change import Change
 from viscum.clock import now
-from viscum.flows import count
+from viscum.flows import of_clients
 from viscum.host import Host
-from viscum.kernel import director, netns, process, sockets
+from viscum.kernel import director, process, sockets
 from viscum.kernel.cgroup import Group
 from viscum.kernel.observe import observe
 from viscum.model import FREE, Counters, Histogram, Hold
@@ -80,35 +80,28 @@ def services(host: Host, names: tuple[str, ...] = (), *, deep: bool = False) -> 
     world = host.load()
     wanted = [r for r in world.services.values() if not names or r.name in names]
     drift = _drift(host, world) if deep and wanted else {}
-    counters: dict[int, Counters] = {}
-    holds: dict[int, Hold] = {}
-    for by in director.installed(attach=host.attach) if wanted else ():
-        counters |= by.counters()
-        holds |= by.holds()
-    udp = host.udp_flows() if wanted else {}
-    mine = list(instances(world, host.names))
-    return [
-        _service(
-            r,
-            [i for i in mine if i.record.name == r.name],
-            counters,
-            udp,
-            holds.get(r.sid, FREE),
-            tuple(drift.get(r.name, ())),
-        )
-        for r in wanted
-    ]
+    directors = director.installed(attach=host.attach) if wanted else ()
+    looks = {by.name: by.look() for by in directors}
+    mine: dict[str, list[Instance]] = {r.name: [] for r in wanted}
+    for i in instances(world, host.names):
+        if i.record.name in mine:
+            mine[i.record.name].append(i)
+    seen = sockets.survey(i.netns for each in mine.values() for i in each)
+    found = []
+    for r in wanted:
+        look = looks[director.chosen(r.spec.director)]
+        there = {i.label: _instance(i, seen.get(i.netns), look) for i in mine[r.name]}
+        found.append(_service(r, there, look, tuple(drift.get(r.name, ()))))
+    return found
 
 
 def _service(
     record: Record,
-    mine: list[Instance],
-    counters: dict[int, Counters],
-    udp: dict[int, int],
-    hold: Hold,
+    found: dict[str, InstanceStatus],
+    look: director.Look,
     drift: tuple[str, ...],
 ) -> ServiceStatus:
-    found = {i.label: _instance(i, udp) for i in mine}
+    """found: its instances by label."""
     moment = now()
     generations = tuple(
         GenerationStatus(
@@ -121,20 +114,19 @@ def _service(
     )
     turned = bool(record.until_ns) and moment * 1e9 >= record.until_ns
     enabled = record.enabled != turned
-    counted = [counters.get(sid, Counters()) for sid in record.sids]
-    sums = sum(counted, Counters())
+    sums = sum((look.counters.get(sid, Counters()) for sid in record.sids), Counters())
     return ServiceStatus(
         name=record.name,
         state=_state(record, generations),
         steering="edge" if enabled and record.running and not record.removing else "cloud",
         share=record.spec.steer.share,
-        held=hold,
+        held=look.holds.get(record.sid, FREE),
         turns_back_in=(record.until_ns / 1e9 - moment) if record.until_ns and not turned else None,
         targets=record.addresses,
         ports=tuple(str(p) for p in record.spec.steer.ports),
         interfaces=record.spec.steer.interfaces,
         director=director.chosen(record.spec.director),
-        flows=count(mine, udp),
+        flows=sum(i.flows for i in found.values()),
         in_bytes=sums.in_bytes,
         out_bytes=sums.out_bytes,
         decisions=dict(sums.packets),
@@ -161,29 +153,23 @@ def _state(record: Record, generations: tuple[GenerationStatus, ...]) -> str:
     return "not ready" if record.unready else "running"
 
 
-def _instance(i: Instance, udp: dict[int, int]) -> InstanceStatus:
+def _instance(i: Instance, seen: sockets.Sockets | None, look: director.Look) -> InstanceStatus:
     group = Group(i.cgroup)
-    listens: list[str] = []
-    processes = 0
+    pids: list[int] = []
     usage = None
     if group.exists():
-        processes = len(group.pids())
+        pids = group.pids()
         usage = group.usage()
-    try:
-        with netns.opened(i.netns) as fd:
-            listens = [_listener(s) for s in sockets.listeners(fd)]
-    except FileNotFoundError:
-        pass
     return InstanceStatus(
         label=i.label,
         namespace=i.netns,
         link=i.link,
-        pid=process.main_pid(group) if processes else None,
-        listens=tuple(dict.fromkeys(listens)),
-        flows=count([i], udp),
+        pid=process.main_pid(group, pids) if pids else None,
+        listens=tuple(dict.fromkeys(map(_listener, seen.listeners))) if seen else (),
+        flows=(len(of_clients(i, seen.tcp_flows)) if seen else 0) + look.udp_flows.get(i.slot, 0),
         cpu=None if usage is None or usage.cpu_usec is None else usage.cpu_usec / 1e6,
         memory=None if usage is None else usage.memory,
-        processes=processes,
+        processes=len(pids),
         throttled=None
         if usage is None or usage.throttled_usec is None
         else usage.throttled_usec / 1e6,

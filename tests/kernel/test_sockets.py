@@ -14,10 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from kernel.conftest import Space
+from kernel.conftest import NewSpace, Space
 from support import need_kernel, wait_until
 from viscum.kernel import sockets
-from viscum.kernel.sockets import ESTABLISHED, SYN_RECV, TIME_WAIT, Listener, SockDiag, TcpFlow
+from viscum.kernel.sockets import (
+    CLOSE_WAIT,
+    ESTABLISHED,
+    FIN_WAIT2,
+    SYN_RECV,
+    TIME_WAIT,
+    Listener,
+    SockDiag,
+    TcpFlow,
+)
 from viscum.kernel.syscalls import in_netns, pidfd_open
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -317,3 +326,33 @@ def test_what_listens_after_its_parent_has_gone_is_seen(
     process.wait()
     _server(space, opened, V4, "127.0.0.1")
     assert sockets.wait_listening(space.fd, pidfd, 30) == "listening"
+
+
+@pytest.mark.req("C7")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_survey_sees_what_each_namespace_has(
+    new_space: NewSpace, opened: ExitStack, address: str
+) -> None:
+    quiet, busy = new_space(), new_space()
+    for space in (quiet, busy):
+        _server(space, opened, V4, "127.0.0.1", 81)
+    server = _server(busy, opened, V6 if ":" in address else V4, address, 80)
+    client, accepted = _connect(busy, opened, server, address)
+
+    found = sockets.survey(["vt-none", quiet.name, busy.name])
+    assert found.keys() == {quiet.name, busy.name}
+    for space in (quiet, busy):
+        assert set(found[space.name].listeners) == set(sockets.listeners(space.fd))
+        assert found[space.name].tcp_flows == sockets.tcp_flows(space.fd)
+    assert found[quiet.name].tcp_flows == []
+    assert [f.state for f in found[busy.name].tcp_flows] == [ESTABLISHED] * 2
+
+    client.close()  # its end is left in FIN_WAIT2, the other one in CLOSE_WAIT
+    wait_until(
+        lambda: {f.state for f in sockets.tcp_flows(busy.fd)} == {FIN_WAIT2, CLOSE_WAIT}, "a FIN"
+    )
+    assert sockets.survey([busy.name])[busy.name].tcp_flows == sockets.tcp_flows(busy.fd)
+    server.close()
+    accepted.close()  # what is left is no socket any more
+    wait_until(lambda: [f.state for f in sockets.tcp_flows(busy.fd)] == [TIME_WAIT], "the end")
+    assert sockets.survey([busy.name])[busy.name].tcp_flows == sockets.tcp_flows(busy.fd)

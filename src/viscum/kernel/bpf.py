@@ -13,6 +13,7 @@ import platform
 import struct
 from collections.abc import Iterable, Iterator
 from ctypes import c_void_p
+from functools import cache
 
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 PROG_ATTACH, PROG_DETACH, PROG_TEST_RUN = 8, 9, 10
@@ -25,7 +26,8 @@ _NOEXIST = 1
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE = 1, 2, 5, 6, 9, 10, 11
 _PERCPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
-_BATCHED = (HASH, LRU_HASH)  # where deleting and reading in batches works on every kernel from 5.6
+# where reading, writing and deleting in batches works on every kernel from 5.6
+_BATCHED = (HASH, LRU_HASH, PERCPU_HASH)
 
 # include/uapi/asm-generic/unistd.h and the architectures' own tables
 _NUMBERS = {
@@ -38,6 +40,7 @@ _ENOTSUPP = 524  # the kernel's own, not in errno
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@cache
 def _number() -> int:
     machine = platform.machine()
     if machine == "aarch64" and ctypes.sizeof(c_void_p) == 4:
@@ -68,6 +71,7 @@ def _buffer(data: bytes | int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(data, len(data))
 
 
+@cache
 def possible_cpus() -> int:
     """How many values a per-CPU map holds for a key (Documentation/admin-guide/cputopology)."""
     with open("/sys/devices/system/cpu/possible") as file:
@@ -178,7 +182,7 @@ class Map(_Owner):
                 yield key, value
 
     def _batched(self) -> Iterator[tuple[bytes, bytes]]:
-        size, token = 1024, None
+        size, token = min(1024, self.max_entries), None
         found: list[tuple[bytes, bytes]] = []
         while True:
             keys, values = _buffer(size * self.key_size), _buffer(size * self.value_size)
@@ -198,8 +202,9 @@ class Map(_Owner):
                 end = True
             (count,) = struct.unpack_from("=I", attr, 32)
             k, v = self.key_size, self.value_size
+            all_keys, all_values = keys.raw, values.raw
             found += [
-                (keys.raw[i * k : i * k + k], values.raw[i * v : i * v + v]) for i in range(count)
+                (all_keys[i * k : i * k + k], all_values[i * v : i * v + v]) for i in range(count)
             ]
             if end:
                 break

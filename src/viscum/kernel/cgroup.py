@@ -84,11 +84,11 @@ class Group(Struct, frozen=True):
                 os.makedirs(f"{root}/{self.path}", exist_ok=True)
         if here.unified is None:
             return ()
-        wanted = set(fs.CONTROLLERS) & set(fs.read(f"{here.unified}/cgroup.controllers").split())
+        wanted = set(fs.CONTROLLERS) & set(knobs.read(f"{here.unified}/cgroup.controllers").split())
         at_root: tuple[str, ...] = ()
         parent = here.unified
         for step in self.path.split("/"):
-            on = set(fs.read(f"{parent}/cgroup.subtree_control").split())
+            on = set(knobs.read(f"{parent}/cgroup.subtree_control").split())
             missing = tuple(sorted(wanted - on))
             if missing:
                 knobs.write(f"{parent}/cgroup.subtree_control", " ".join(f"+{c}" for c in missing))
@@ -163,7 +163,7 @@ class Group(Struct, frozen=True):
         found: set[int] = set()
         for path in fs.walk(self._home()):
             try:
-                found.update(int(pid) for pid in fs.read(f"{path}/cgroup.procs").split())
+                found.update(int(pid) for pid in knobs.read(f"{path}/cgroup.procs").split())
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed meanwhile
                     raise

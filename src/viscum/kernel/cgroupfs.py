@@ -14,6 +14,8 @@ from functools import cache
 
 from msgspec import Struct
 
+from viscum.kernel.knobs import read
+
 CONTROLLERS = ("cpu", "memory", "pids")
 
 
@@ -93,11 +95,6 @@ def rmdir(path: str) -> None:
             if error.errno != errno.EBUSY or not wait or read(f"{path}/cgroup.procs"):
                 raise
         time.sleep(wait)
-
-
-def read(path: str) -> str:
-    with open(path) as file:
-        return file.read()
 
 
 V1_UNLIMITED = 1 << 62  # memory.limit_in_bytes of a group without a limit is about 2**63

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from shlex import join, quote
 from typing import TYPE_CHECKING
 
-from viscum.kernel import cgroup, cgroupfs, identity, mounts, process, resolver, service
+from viscum.kernel import cgroup, cgroupfs, identity, knobs, mounts, process, resolver, service
 from viscum.names import NETNS_DIR
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def make_group(path: str) -> Iterator[str]:
     yield join(["mkdir", "-p", *(f"{root}/{path}" for root in here.roots)])
     if not here.unified:
         return
-    there = cgroupfs.read(f"{here.unified}/cgroup.controllers").split()
+    there = knobs.read(f"{here.unified}/cgroup.controllers").split()
     wanted = [c for c in cgroupfs.CONTROLLERS if c in there]
     parent = here.unified
     for step in path.split("/") if wanted else ():

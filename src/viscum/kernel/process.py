@@ -257,16 +257,17 @@ def _zombie(pid: int) -> int | None:
     return int(fields[49]) if fields[0] == "Z" else None
 
 
-def roots(group: Group) -> list[int]:
-    """The group's processes whose parent is outside of it, oldest first."""
-    pids = group.pids()
+def roots(group: Group, pids: list[int] | None = None) -> list[int]:
+    """The group's processes whose parent is outside of it, oldest first. pids: all of them, if
+    they are known already."""
+    if pids is None:
+        pids = group.pids()
     inside = set(pids)
     found = []
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/stat") as file:
-                # proc(5): the name (2) is in brackets and may contain anything
-                fields = file.read().rpartition(")")[2].split()
+            # proc(5): the name (2) is in brackets and may contain anything
+            fields = knobs.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         state, parent, started = fields[0], int(fields[1]), int(fields[19])
@@ -275,9 +276,9 @@ def roots(group: Group) -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-def main_pid(group: Group) -> int | None:
+def main_pid(group: Group, pids: list[int] | None = None) -> int | None:
     """The server: the oldest process whose parent is outside the group; None if there is none."""
-    return next(iter(roots(group)), None)
+    return next(iter(roots(group, pids)), None)
 
 
 class Stopped(Struct, frozen=True):

@@ -9,15 +9,17 @@ import errno
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import Literal
 
 import msgspec
 
-from viscum.kernel import netlink
+from viscum.kernel import netlink, netns
+from viscum.kernel.knobs import read
 from viscum.kernel.netlink import Netlink
+from viscum.kernel.syscalls import CLONE_NEWNET, in_thread, setns
 
 Ip = IPv4Address | IPv6Address
 
@@ -29,6 +31,7 @@ CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 7, 8, 9, 10, 11
 _FLOWS = 0xFFF & ~(1 | 1 << CLOSE | 1 << LISTEN)
 
 _NETLINK_SOCK_DIAG = 4
+_TCPDIAG_GETSOCK = 18
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
 _INET_DIAG_SKV6ONLY = 11
@@ -37,6 +40,8 @@ _INET_DIAG_NOCOOKIE = b"\xff" * 8
 
 # inet_diag_req_v2: family, protocol, ext, states, then inet_diag_sockid
 _REQUEST = Struct("=BBBxI")
+# inet_diag_req: family, lengths, ext, then inet_diag_sockid, states, dbs
+_TCP_REQUEST = Struct("=BBBB48xII")
 _SOCKID = Struct("=2s2s16s16sI8s")  # ports, addresses, interface, cookie
 _ANY = _SOCKID.pack(b"", b"", b"", b"", 0, _INET_DIAG_NOCOOKIE)
 # inet_diag_msg: family, state, timer, retrans, sockid, expires, rqueue, wqueue, uid, inode
@@ -80,6 +85,13 @@ class TcpFlow(msgspec.Struct, frozen=True):
     cookie: bytes
 
 
+class Sockets(msgspec.Struct, frozen=True):
+    """What there is in a namespace."""
+
+    listeners: list[Listener]
+    tcp_flows: list[TcpFlow]
+
+
 Outcome = Literal["listening", "exited", "timeout"]
 
 
@@ -91,8 +103,8 @@ class SockDiag(Netlink):
 
     def listeners(self) -> list[Listener]:
         found = []
-        for proto, states in ((TCP, 1 << LISTEN), (UDP, 1 << CLOSE)):
-            for data in self._sockets(proto, states):
+        for proto, sockets in ((TCP, self._tcp(1 << LISTEN)), (UDP, self._udp())):
+            for data in sockets:
                 f = _MESSAGE.unpack_from(data)
                 a = netlink.parse(data, _MESSAGE.size)
                 cgroup = a.get(_INET_DIAG_CGROUP_ID)
@@ -111,7 +123,7 @@ class SockDiag(Netlink):
 
     def tcp_flows(self) -> list[TcpFlow]:
         found = []
-        for data in self._sockets(TCP, _FLOWS):
+        for data in self._tcp(_FLOWS):
             f = _MESSAGE.unpack_from(data)
             found.append(
                 TcpFlow(
@@ -160,10 +172,16 @@ class SockDiag(Netlink):
             raise
         return True
 
-    def _sockets(self, proto: int, states: int) -> list[bytes]:
+    def _tcp(self, states: int) -> list[bytes]:
+        """By the older request, which alone answers for both families at once: looking for flows
+        costs a walk over the machine's whole table of connections (1.3 ms for 262,144 buckets)."""
+        body = _TCP_REQUEST.pack(socket.AF_INET, 0, 0, 0, states, 0)
+        return [m.body for m in self.dump(_TCPDIAG_GETSOCK, body, "sockets")]
+
+    def _udp(self) -> list[bytes]:
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            body = _REQUEST.pack(family, proto, 0, states) + _ANY
+            body = _REQUEST.pack(family, UDP, 0, 1 << CLOSE) + _ANY
             try:
                 found += self.dump(_SOCK_DIAG_BY_FAMILY, body, "sockets")
             except OSError as e:
@@ -211,6 +229,46 @@ def listeners(netns_fd: int | None = None) -> list[Listener]:
 def tcp_flows(netns_fd: int | None = None) -> list[TcpFlow]:
     with SockDiag(netns_fd) as diag:
         return diag.tcp_flows()
+
+
+def survey(names: Iterable[str]) -> dict[str, Sockets]:
+    """Of many namespaces, by name; those that are not there are left out.
+
+    One thread joins one after the other. The table of connections is walked only where the
+    namespace has more TCP sockets than listeners; a half-open connection (SYN_RECV) alone is not
+    counted as one, so it may be overlooked while there is no other.
+    """
+    return in_thread(_survey, tuple(names))
+
+
+def _survey(names: tuple[str, ...]) -> dict[str, Sockets]:
+    found = {}
+    for name in names:
+        try:
+            with netns.opened(name) as fd:
+                setns(fd, CLONE_NEWNET)
+        except FileNotFoundError:
+            continue
+        with SockDiag() as diag:
+            listeners = diag.listeners()
+            more = _hashed() != sum(s.proto == TCP for s in listeners)
+            found[name] = Sockets(listeners, diag.tcp_flows() if more else [])
+    return found
+
+
+def _hashed() -> int:
+    """TCP sockets of the calling thread's namespace: listeners, open connections, TIME_WAIT."""
+    count = 0
+    for file in ("sockstat", "sockstat6"):
+        try:
+            text = read(f"/proc/thread-self/net/{file}")
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for line in text.splitlines():
+            name, *words = line.split()
+            if name in ("TCP:", "TCP6:"):
+                count += sum(int(words[words.index(w) + 1]) for w in ("inuse", "tw") if w in words)
+    return count
 
 
 def destroy(netns_fd: int | None, select: Callable[[TcpFlow], bool]) -> int:

@@ -38,6 +38,15 @@ class Explanation(msgspec.Struct, frozen=True):
     generation: int = 0
 
 
+class Look(msgspec.Struct, frozen=True):
+    """What a director says of all services at one moment: counters and holds by sid, live UDP
+    flows at the edge by slot."""
+
+    counters: dict[int, Counters]
+    holds: dict[int, Hold]
+    udp_flows: dict[int, int]
+
+
 class Director(Protocol):
     """Acts in the network namespace of the calling thread.
 
@@ -61,6 +70,10 @@ class Director(Protocol):
         host-side names of all our service links that exist. With an empty `want` the steps take
         everything of this director away, also what a killed command left.
         """
+        ...
+
+    def look(self) -> Look:
+        """`counters`, `holds` and `udp_flows` with one search for the maps."""
         ...
 
     def counters(self) -> dict[int, Counters]:

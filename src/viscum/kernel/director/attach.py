@@ -70,6 +70,20 @@ def find() -> tuple[Attachment, ...]:
     return tuple(found)
 
 
+def first() -> tuple[Attachment, ...]:
+    """The director of one interface, whose program has every map; all there is without one.
+
+    For looking often: clients have few interfaces, services hundreds.
+    """
+    with Rtnl() as rtnl:
+        for ifindex, name in socket.if_nameindex():
+            if not name.startswith(names.LINK_PREFIX):
+                for there in _on(rtnl, ifindex, {}, False):
+                    if there.program == IN:
+                        return (there,)
+    return find()
+
+
 def on(ifindex: int) -> tuple[Attachment, ...]:
     """Those of one interface; none if it is not there."""
     with Rtnl() as rtnl:

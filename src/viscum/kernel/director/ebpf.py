@@ -20,8 +20,8 @@ from msgspec.structs import astuple
 from viscum import names
 from viscum.errors import ViscumError
 from viscum.kernel import bpf, libbpf
-from viscum.kernel.director import Explanation, Op, abi, groups
-from viscum.kernel.director.attach import IN, OUT, OWN, Attachment, find, has_clsact, has_tcx
+from viscum.kernel.director import Explanation, Look, Op, abi, groups
+from viscum.kernel.director.attach import IN, OUT, OWN, Attachment, find, first, has_clsact, has_tcx
 from viscum.kernel.director.steps import Attach, AttachTogether, Detach, Erase, Load, Loaded, Write
 from viscum.kernel.rtnl import Rtnl
 from viscum.model import FREE, Address, Counters, Hold, Steering, SteerService
@@ -199,12 +199,15 @@ class EbpfDirector:
 
     # ---- questions
 
+    def look(self) -> Look:
+        loaded = opened(first())
+        return Look(_counters(loaded), _holds(loaded), _udp_flows(loaded))
+
     def counters(self) -> dict[int, Counters]:
-        found = opened(find()).contents("counters")
-        return {abi.U32.unpack(k)[0]: abi.counters(v) for k, v in found.items()}
+        return _counters(opened(first()))
 
     def hold(self, sid: int, hold: Hold) -> bool:
-        maps = opened(find()).maps
+        maps = opened(first()).maps
         key = abi.U32.pack(sid)
         if not maps or maps["services"].get(key) is None:
             return False
@@ -215,18 +218,14 @@ class EbpfDirector:
         return True
 
     def holds(self) -> dict[int, Hold]:
-        found = opened(find()).contents("holds")
-        return {abi.U32.unpack(k)[0]: abi.hold(v) for k, v in found.items()}
+        return _holds(opened(first()))
 
     def udp_flows(self) -> dict[int, int]:
-        count: dict[int, int] = {}
-        for _, slot in _live_udp():
-            count[slot] = count.get(slot, 0) + 1
-        return count
+        return _udp_flows(opened(first()))
 
     def udp_targets(self) -> dict[tuple[int, Address], int]:
         count: dict[tuple[int, Address], int] = {}
-        for key, slot in _live_udp():
+        for key, slot in _live_udp(opened(first())):
             which = slot, abi.flow_target(key)
             count[which] = count.get(which, 0) + 1
         return count
@@ -274,9 +273,25 @@ def opened(attachments: Iterable[Attachment]) -> Loaded:
     return loaded
 
 
-def _live_udp() -> Iterator[tuple[bytes, int]]:
+def _counters(loaded: Loaded) -> dict[int, Counters]:
+    found = loaded.contents("counters")
+    return {abi.U32.unpack(k)[0]: abi.counters(v) for k, v in found.items()}
+
+
+def _holds(loaded: Loaded) -> dict[int, Hold]:
+    found = loaded.contents("holds")
+    return {abi.U32.unpack(k)[0]: abi.hold(v) for k, v in found.items()}
+
+
+def _udp_flows(loaded: Loaded) -> dict[int, int]:
+    count: dict[int, int] = {}
+    for _, slot in _live_udp(loaded):
+        count[slot] = count.get(slot, 0) + 1
+    return count
+
+
+def _live_udp(loaded: Loaded) -> Iterator[tuple[bytes, int]]:
     """(key, slot) of every live UDP flow at the edge."""
-    loaded = opened(find())
     rules = {}
     for key, value in loaded.contents("services").items():
         fields = abi.SERVICE.unpack_from(value)
