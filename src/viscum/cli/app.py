@@ -20,6 +20,7 @@ COMMANDS = {
     "ps": ("show", "The same as ls."),
     "status": ("show", "Everything about one service."),
     "logs": ("show", "What a server printed."),
+    "top": ("top", "The services live, on a terminal."),
     "enable": ("control", "Steer new flows to the service."),
     "disable": ("control", "Steer new flows to the cloud; the server keeps running."),
     "stop": ("control", "End the server after its last flow; keep the spec."),
@@ -41,8 +42,8 @@ COMMANDS = {
 
 # What a controller can be asked for by --host; everything else needs the box itself.
 REMOTE = frozenset(
-    ("run", "apply", "plan", "export", "schema", "ls", "ps", "status", "logs", "enable", "disable",
-     "stop", "start", "restart", "rm", "explain")
+    ("run", "apply", "plan", "export", "schema", "ls", "ps", "status", "logs", "top", "enable",
+     "disable", "stop", "start", "restart", "rm", "explain")
 )  # fmt: skip
 
 
