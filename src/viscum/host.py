@@ -120,6 +120,12 @@ class Host:
         if any(record.tenant for record in after.services.values()):
             self.guard.within(before, after)
 
+    def _named(self, service: str) -> str:
+        """The tenant whose services are called so."""
+        if not (Path(self.config_dir) / "tenants").is_dir():
+            return ""
+        return self.guard.named(service)
+
     def _taken(self, seen: Observed, world: World, tenant: str) -> list[int]:
         """Slots that a new generation of the tenant's ("": the operator's own) can't have."""
         taken = slots_taken(seen)
@@ -171,7 +177,8 @@ class Host:
         generation any more.
 
         spec None: the service's own, read under the lock, to start it again. check: told what
-        there is, under the lock, before anything is changed. tenant: whose a new service is.
+        there is, under the lock, before anything is changed. tenant: whose a new service is; none
+        given: its name says so.
         """
         with self.changing(f"run {name}") as change:
             world = self._with_pool(change)
@@ -183,7 +190,7 @@ class Host:
             seen = change.observe()
             with self.patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)
-            owner = tenant if old is None else old.tenant
+            owner = (tenant or self._named(name)) if old is None else old.tenant
             if owner:
                 spec = self.guard.admit(owner, spec, world, addresses)
             validate.validate(spec, addresses, world, seen, owner)
@@ -199,7 +206,10 @@ class Host:
             if old is not None and start.ends_first(old, spec):
                 return self._end_first(change, old, spec, addresses)
             taken = self._taken(seen, world, owner)
-            return start.start(self, change, world, old, spec, addresses, taken, as_child, owner)
+            outcome = start.start(self, change, world, old, spec, addresses, taken, as_child, owner)
+        if owner and not tenant:
+            outcome.notes.append(f"{name} is tenant {owner}'s, within what that one may have")
+        return outcome
 
     def _end_first(
         self, change: Change, first: Record, spec: Spec, addresses: tuple[str, ...]
@@ -400,10 +410,15 @@ class Host:
         for spec in specs:
             try:
                 addresses = validate.resolve(spec)
-                validate.validate(spec, addresses, world, seen)
                 old = world.services.get(spec.name)
+                owner = self._named(spec.name) if old is None else old.tenant
+                if owner:
+                    spec = self.guard.admit(owner, spec, world, addresses)
+                validate.validate(spec, addresses, world, seen, owner)
                 if old is None:
                     world = evolve.create(world, spec, addresses, ())
+                    made = replace(world.services[spec.name], tenant=owner)
+                    world = world.with_record(made)  # it counts for the next one's quota
                 else:
                     world = world.with_record(replace(old, spec=spec, addresses=addresses))
             except InputError as error:
@@ -426,7 +441,7 @@ class Host:
         for spec in specs:
             old = world.services.get(spec.name)
             addresses = validate.resolve(spec)
-            taken = self._taken(seen, world, old.tenant if old else "")
+            taken = self._taken(seen, world, old.tenant if old else self._named(spec.name))
             if old is None:
                 world = evolve.create(world, spec, addresses, taken)
                 continue

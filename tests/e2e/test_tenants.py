@@ -113,16 +113,18 @@ def house(lab_factory: Any) -> Iterator[House]:
     lab.down()
 
 
+def services(client: Client) -> dict[str, str]:
+    """What it sees: name → tenant."""
+    return {s["name"]: s["tenant"] for s in client.get("/v1/services").json["items"]}
+
+
 # ---- seeing ------------------------------------------------------------------------------------
 
 
 def test_each_sees_its_own_services_and_the_operator_all(house: House) -> None:
-    def seen(client: Client) -> dict[str, str]:
-        return {s["name"]: s["tenant"] for s in client.get("/v1/services").json["items"]}
-
-    assert seen(house.acme) == {"acme-web": "acme"}
-    assert seen(house.beta) == {"beta-web": "beta"}
-    assert seen(house.root) == {"acme-web": "acme", "beta-web": "beta", "zebra": ""}
+    assert services(house.acme) == {"acme-web": "acme"}
+    assert services(house.beta) == {"beta-web": "beta"}
+    assert services(house.root) == {"acme-web": "acme", "beta-web": "beta", "zebra": ""}
     assert house.acme.get(ACME).json["spec"]["run"]["sandbox"] == "strict", "asked or not"
 
 
@@ -502,11 +504,16 @@ def test_the_operator_keeps_whose_it_is_and_what_it_may(house: House) -> None:
     assert found["tenant"] == "acme"
     assert found["spec"]["run"]["sandbox"] == "strict"
     assert found["spec"]["limits"]["cpu"] == 0.3
-    beyond = house.viscum(
-        "run", "--name", "acme-web", *words, "--target", FREE4, *server
-    )  # fmt: skip
+    beyond = house.viscum("run", "--name", "acme-web", *words, "--target", FREE4, *server)
     assert beyond.returncode == 2
     assert "is not in a prefix of tenant acme's" in beyond.stderr
+    file = house.lab.directory / "services.toml"  # as at boot: its name says whose it is
+    file.write_text(ok(house.viscum("export", "acme-web")))
+    ok(house.viscum("rm", "acme-web", "--now"))
+    ok(house.viscum("apply", str(file), "--prune"))
+    left = {"acme-web": "acme", "beta-web": "beta"}  # what tenants run is not pruned
+    wait_until(lambda: services(house.root) == left, "the operator's own to go")
+    assert house.root.put(OWN, web(81, target=FREE4)).status == 201
 
 
 def test_tenants_by_command(house: House) -> None:
@@ -555,10 +562,8 @@ def test_a_tenant_goes_with_its_services_and_tokens(house: House) -> None:
         for _ in stream:
             pass
     assert house.beta.get(BETA).status == 401
-    assert [s["name"] for s in house.root.get("/v1/services").json["items"]] == [
-        "acme-web",
-        "zebra",
-    ]
+    left = {"acme-web": "acme", "zebra": ""}
+    wait_until(lambda: services(house.root) == left, "its services to go")
     assert body(house.lab, BETA4) == "cloud"
 
 

@@ -152,7 +152,7 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR…")
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
-@click.option("--prune", is_flag=True, help="Remove services that no file names.")
+@click.option("--prune", is_flag=True, help="Remove services that no file names; never a tenant's.")
 @click.pass_context
 def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool) -> None:
     """Make the services what spec files say: shows the difference, then acts.
@@ -165,7 +165,8 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     specs, sources = read(files, host)
     host.check_all(specs, sources)
     world = host.load()
-    gone = [name for name in world.services if name not in {s.name for s in specs}]
+    kept = {s.name for s in specs}  # and what tenants run is not the operator's to forget
+    gone = [name for name, r in world.services.items() if name not in kept and not r.tenant]
     for spec in specs:
         old = world.services.get(spec.name)
         show_diff(spec.name, old.spec if old else None, spec)

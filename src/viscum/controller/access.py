@@ -106,7 +106,9 @@ class Access:
     def owner(self, principal: Principal, name: str, world: World) -> str:
         """Of whom the service `name` is, or will be if this principal makes it."""
         record = world.services.get(name)
-        return record.tenant if record is not None else principal.tenant or ""
+        if record is not None:
+            return record.tenant
+        return principal.tenant or self.guard.named(name)
 
     def admit(self, principal: Principal, spec: Spec, world: World) -> Spec:
         """The spec as it may be applied: with what is imposed on a tenant. Raises Denied, and

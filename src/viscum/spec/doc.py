@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import cleandoc
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -88,16 +89,19 @@ def description(path: str) -> str:
 
 def document() -> str:
     """docs/spec.md."""
-    parts = [_INTRO, EXAMPLE, _VALUES]
-    for cls, path in _tables(Spec, ""):
+    return "".join([_INTRO, EXAMPLE, _VALUES, *keys(Spec)])
+
+
+def keys(root: type[Any], but: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The keys of a table and of those in it, but some, as Markdown."""
+    for cls, path in _tables(root, ""):
         title = f"`[{path}]`" if path else "At the top"
-        parts.append(f"\n## {title}\n\n{(cls.__doc__ or '').strip()}\n\n")
-        parts.append("| key | value | default | |\n|---|---|---|---|\n")
+        yield f"\n## {title}\n\n{cleandoc(cls.__doc__ or '')}\n\n"
+        yield "| key | value | default | |\n|---|---|---|---|\n"
         for info in fields(cls):
             where = f"{path}.{info.encode_name}" if path else info.encode_name
-            if _struct(info) is None:
-                parts.append(_row(info, new=where in FIXED))
-    return "".join(parts)
+            if _struct(info) is None and where not in but:
+                yield _row(info, new=root is Spec and where in FIXED)
 
 
 def _row(info: FieldInfo, *, new: bool) -> str:

@@ -20,6 +20,11 @@ class Guard:
     def __init__(self, config_dir: str) -> None:
         self.tenants = Tenants(config_dir)
 
+    def named(self, service: str) -> str:
+        """The tenant whose services are called so, by its file; "": they are the operator's."""
+        name = service.partition("-")[0]
+        return name if name in self.tenants.names() else ""
+
     def admit(self, name: str, spec: Spec, world: World, addresses: tuple[str, ...] = ()) -> Spec:
         """The spec as the tenant may have it, with what is imposed on it. addresses: what its
         targets resolved to, once that is known. Raises InputError with everything that is beyond

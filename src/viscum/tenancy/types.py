@@ -39,7 +39,8 @@ Domain: TypeAlias = Annotated[str, Kind("domain", _domain, r"^(\*\.)?[0-9A-Za-z.
 
 class Quotas(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """The most that the tenant's services may have together. Of cpu, memory and processes every
-    instance of every generation counts; a service without that limit is refused."""
+    instance of every generation counts, also of one that drains; a service without `limits.cpu` is
+    refused where there is a quota of it (memory and processes have defaults in a sandbox)."""
 
     services: Annotated[
         int, Meta(description="Services, running or not.", examples=[5], ge=0, le=4096)
@@ -77,7 +78,7 @@ class Quotas(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
 
 
 class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One tenant, as its file says; `name` is the file's."""
+    """Whatever is not granted here is refused."""
 
     name: Annotated[
         Text, Meta(description="The file's name, without .toml; 1 to 16 of a-z and 0-9.")
