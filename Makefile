@@ -11,7 +11,7 @@ PYTEST = $(AS_ROOT) $(PY) -m pytest
 SPREAD = -n 2 --dist worksteal
 ARGS =
 
-.PHONY: help setup demo test unit acceptance vm bench-quick bench-controller lint format clean
+.PHONY: help setup demo test unit acceptance vm bench-quick bench-guard bench-controller lint format clean
 
 help:  ## what there is
 	@echo 'make TARGET [ARGS="more arguments"]'
@@ -40,6 +40,9 @@ bench-quick: setup  ## the figures of docs/performance.md, measured here
 
 bench-controller: setup  ## the controller at rest with 100 services, and under load (8 minutes)
 	@$(AS_ROOT) $(PY) scripts/bench_controller.py $(ARGS)
+
+bench-guard: setup  ## a router under load with and without the load guard (five minutes)
+	@$(AS_ROOT) $(PY) scripts/bench_guard.py $(ARGS)
 
 lint: setup  ## ruff and the type checker
 	@.venv/bin/ruff check src tests scripts

@@ -1,7 +1,7 @@
 """An HTTP server whose requests cost processor time, one after the other as they come.
 Whose client has gone meanwhile costs nothing.
 
-    python -I -S burner.py NAME PORT MILLISECONDS
+    python -I -S burner.py NAME PORT MILLISECONDS [PROCESSES]
 
 Every request of / is answered, after so much processor time, with NAME in the header X-From. A
 request of /content/SIZE/SEED costs nothing and is answered with what `content` gives. Connections
@@ -11,6 +11,7 @@ are kept open if the client wants it (HTTP/1.1).
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -72,9 +73,14 @@ class Server:
 
 async def main(name: str, port: str, milliseconds: str) -> None:
     server = Server(name, float(milliseconds) / 1000)
-    listening = await asyncio.start_server(server.talk, None, int(port), backlog=1024)
+    listening = await asyncio.start_server(
+        server.talk, None, int(port), backlog=1024, reuse_port=True
+    )
     await listening.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    for _ in range(int((*sys.argv[4:], "1")[0]) - 1):
+        if os.fork() == 0:
+            break
+    asyncio.run(main(*sys.argv[1:4]))

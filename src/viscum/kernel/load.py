@@ -59,7 +59,7 @@ def sample(prefix: str, cpus: tuple[int, ...] = ()) -> Sample:
     """
     count, busy, spent = _processors(_read("/proc/stat"), frozenset(cpus))
     memory = _fields(_read("/proc/meminfo"), b"MemTotal:", b"MemAvailable:", b"MemFree:")
-    dropped, squeezed = _softnet()
+    dropped, squeezed = _softnet(frozenset(cpus))
     return Sample(
         at=now(),
         cpus=count,
@@ -180,12 +180,18 @@ def _pressure(what: str) -> int | None:
     return int(line.rpartition(b"total=")[2]) if line.startswith(b"some") else None
 
 
-def _softnet() -> tuple[int, int]:
-    """(packets dropped, turns that ended with packets left), all processors together."""
+def _softnet(wanted: frozenset[int]) -> tuple[int, int]:
+    """(packets dropped, turns that ended with packets left), of the processors that count."""
     try:
         rows = [line.split() for line in _read("/proc/net/softnet_stat").splitlines()]
     except OSError:
         return 0, 0
+    number = 12  # the column with the processor's; before Linux 5.10 there is none
+    rows = [
+        row
+        for line, row in enumerate(rows)
+        if not wanted or (int(row[number], 16) if len(row) > number else line) in wanted
+    ]
     return sum(int(row[1], 16) for row in rows), sum(int(row[2], 16) for row in rows)
 
 
