@@ -11,6 +11,8 @@ import time
 from collections import deque
 from typing import Any
 
+from msgspec import Struct
+
 from viscum.clock import now
 from viscum.controller.demand import Demands, Subject, may_be_lowered, subjects
 from viscum.controller.engine import Engine
@@ -25,7 +27,27 @@ NEAR = 0.8  # pressure from which on services are looked at one by one
 LEAST = 1.0  # percent of new flows; less is not worth a change
 KEPT = 900  # changes of a service's share that are remembered
 
+OWN = ("throttled", "own-cpu")  # causes that are a service's own affair
+
 UNITS = {"time-squeezes": "a second", "drops": "a second"}
+
+
+class BoxLoad(Struct, frozen=True):
+    """How the box is. pressure: the largest of the signals', smoothed; beyond 1 services give way.
+    cause: the signal it is of."""
+
+    pressure: float
+    cause: str
+    signals: tuple[Reading, ...]
+
+
+class ServiceLoad(Struct, frozen=True):
+    """share: percent of new flows that the guard lets a service have. cause: the signal because of
+    which that is less than its own share, "throttled" or "own-cpu" where it is its own affair; ""
+    while it is not, and where an earlier controller knew."""
+
+    share: float
+    cause: str
 
 
 class Guard:
@@ -42,6 +64,7 @@ class Guard:
         self._subjects: dict[str, Subject] = {}
         self._bound = float("inf")
         self._history: dict[str, deque[tuple[float, float]]] = {}
+        self._causes: dict[str, str] = {}  # of those that are lowered, where it is known
         self._blamed = False  # whether it was told that the box is short and not by its services
 
     # ---- for the API, the console, metrics
@@ -50,14 +73,13 @@ class Guard:
         """The last second's: each signal with its set-point and pressure (1: at the set-point)."""
         return self.law.readings
 
-    @property
-    def pressure(self) -> float:
-        """The largest of them, smoothed over a few seconds."""
-        return self.law.pressure
+    def box(self) -> BoxLoad:
+        return BoxLoad(round(self.law.pressure, 3), self.law.cause, self.signals())
 
-    def share(self, name: str) -> float:
-        """Percent of new flows that the service has now. Raises InputError."""
-        return min(float(self.engine.record(name).spec.steer.share), self.engine.held(name).load)
+    def of(self, name: str) -> ServiceLoad:
+        """Raises InputError for a service that is not there."""
+        top = float(self.engine.record(name).spec.steer.share)
+        return ServiceLoad(min(top, self.engine.held(name).load), self._causes.get(name, ""))
 
     def history(self, name: str) -> list[tuple[float, float]]:
         """(unix time, percent of new flows) whenever the guard has changed it, oldest first; each
@@ -119,6 +141,7 @@ class Guard:
         self._bound = min((s.bound for s in self._subjects.values()), default=float("inf"))
         for name in self._history.keys() - world.services.keys():
             del self._history[name]
+            self._causes.pop(name, None)
         await self._let_go([r.name for r in world.services.values() if not may_be_lowered(r)])
 
     async def _let_go(self, names: list[str]) -> None:
@@ -182,6 +205,8 @@ class Guard:
             return
         if not await self._hold(demand.name, share):
             return
+        if share < before:
+            self._causes[demand.name] = self._cause(demand)
         if share == 100.0:
             self.engine.events.publish(
                 "guard.resumed",
@@ -220,26 +245,32 @@ class Guard:
             return False
         kept = self._history.setdefault(name, deque(maxlen=KEPT))
         moment = time.time()
+        if share == 100.0:
+            self._causes.pop(name, None)
         if not kept:
             kept.append((moment - TICK, min(before, top)))
         kept.append((moment, min(share, top)))
         return True
 
-    def _why(self, demand: Demand, step: Step) -> tuple[str, dict[str, Any]]:
+    def _cause(self, demand: Demand) -> str:
         state = self.law.state[demand.name]
-        if state.own < state.box:
+        if state.own >= state.box:
+            return self.law.cause
+        over = demand.max_cores is not None and state.cores > demand.max_cores
+        return "own-cpu" if over else "throttled"
+
+    def _why(self, demand: Demand, step: Step) -> tuple[str, dict[str, Any]]:
+        state, cause = self.law.state[demand.name], self._cause(demand)
+        if cause in OWN:
             pressure = own_pressure(demand, state.throttled, state.cores)
-            if demand.max_cores is not None and state.cores > demand.max_cores:
-                why = (
-                    f"it uses {state.cores:.2f} cores of the {demand.max_cores:g} of its guard.cpu"
-                )
-                return why, {"cause": "own-cpu", "pressure": round(pressure, 2)}
-            why = f"it runs into its limits.cpu {state.throttled:.0%} of the time"
-            return why, {"cause": "throttled", "pressure": round(pressure, 2)}
+            used = f"it uses {state.cores:.2f} cores of the {demand.max_cores} of its guard.cpu"
+            often = f"it runs into its limits.cpu {state.throttled:.0%} of the time"
+            why = used if cause == "own-cpu" else often
+            return why, {"cause": cause, "pressure": round(pressure, 2)}
         reading = self._reading()
         why = f"the box's {said(reading)}" if reading else "the box is short"
         return why, {
-            "cause": self.law.cause,
+            "cause": cause,
             "pressure": round(self.law.pressure, 2),
             "emergency": step.emergency is not None,
         }

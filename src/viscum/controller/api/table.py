@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from viscum.controller import console
-from viscum.controller.api import asking, happenings, hosts, naming, output, services, tenancy
+from viscum.controller.api import (
+    asking,
+    happenings,
+    hosts,
+    loads,
+    naming,
+    output,
+    services,
+    tenancy,
+)
 from viscum.controller.api.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *hosts.ROUTES,
     *services.ROUTES,
+    *loads.ROUTES,
     *output.ROUTES,
     *asking.ROUTES,
     *naming.ROUTES,

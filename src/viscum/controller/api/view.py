@@ -13,6 +13,8 @@ from msgspec.structs import replace
 
 from viscum.clock import now
 from viscum.controller.access import Principal
+from viscum.controller.guard import ServiceLoad
+from viscum.controller.law import Reading
 from viscum.controller.probes import Health
 from viscum.status import ServiceStatus, services
 from viscum.store import Record
@@ -35,7 +37,8 @@ class Wanted(Struct, frozen=True):
 
 class Service(Struct, frozen=True):
     """One service: what was asked for (tenant, spec, wanted) and what is (status; null for a moment
-    after it was made). restarts: by this controller, since it started."""
+    after it was made). restarts: by this controller, since it started. load: what the load guard
+    lets it have."""
 
     name: str
     tenant: str
@@ -44,6 +47,7 @@ class Service(Struct, frozen=True):
     status: ServiceStatus | None
     restarts: int
     health: Health
+    load: ServiceLoad
 
 
 class ServicePage(Struct, frozen=True):
@@ -61,13 +65,15 @@ class LiveService(Struct, frozen=True):
     status: ServiceStatus | None
     restarts: int
     health: Health
+    load: ServiceLoad
 
 
 class Live(Struct, frozen=True):
-    """at: seconds since 1970."""
+    """at: seconds since 1970. signals: of the box's load; none for a tenant."""
 
     at: float
     services: tuple[LiveService, ...]
+    signals: tuple[Reading, ...] = ()
 
 
 class View:
@@ -115,7 +121,9 @@ class View:
 
         def make() -> Live:
             mine = self.context.world(who).services.values()
-            return Live(round(time.time(), 3), tuple(map(self._live, mine)))
+            is_tenant = who is None or who.tenant is not None
+            signals = () if is_tenant else self.context.controller.guard.signals()
+            return Live(round(time.time(), 3), tuple(map(self._live, mine)), signals)
 
         return self._once(make, "live", who.tenant if who else "")
 
@@ -145,12 +153,14 @@ class View:
             status=self._status.get(record.name),
             restarts=self._restarts(record),
             health=self.context.controller.probes.health(record.name),
+            load=self.context.controller.guard.of(record.name),
         )
 
     def _live(self, record: Record) -> LiveService:
         status = self._status.get(record.name)
         health = self.context.controller.probes.health(record.name)
-        return LiveService(record.name, record.tenant, status, self._restarts(record), health)
+        load = self.context.controller.guard.of(record.name)
+        return LiveService(record.name, record.tenant, status, self._restarts(record), health, load)
 
     def _restarts(self, record: Record) -> int:
         return self.context.controller.supervisor.restarts.get(record.name, 0)
