@@ -345,7 +345,8 @@ class Egress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     allow: Annotated[
         tuple[Rule, ...],
         Meta(
-            description='"internet", "router", "lan", or a prefix; each maybe with a port.',
+            description='"internet", "router", "lan", or a prefix; each maybe with a port. From a '
+            "sandbox at most 100 new connections a second.",
             examples=[["internet", "10.0.0.5 5432/tcp"]],
             extra_json_schema={"uniqueItems": True},
         ),
