@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -57,6 +57,7 @@ def test_flows_stay_where_they_began(topo: Topo, target: str) -> None:
     at_edge = topo.udp_client(target)
     assert ask(at_edge, socks) == "edge"
     topo.change(enabled=False)
+    assert topo.inside("ap", topo.director.udp_targets) == {(1, ip_address(target)): 1}
     in_cloud = topo.udp_client(target)
     assert [ask(at_edge, socks), ask(in_cloud, socks)] == ["edge", "cloud"]
     topo.change(enabled=True)

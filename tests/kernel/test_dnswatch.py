@@ -183,7 +183,7 @@ def test_an_interface_that_goes_ends_it_with_an_error_or_in_silence(topo: Topo) 
 
 
 def test_a_flood_is_lost_in_the_kernel(topo: Topo, watch: Watch, figure: Figure) -> None:
-    """Nobody reads: what finds no room is dropped, and counted."""
+    """Nobody reads: what finds no room is dropped."""
     client = topo.udp("ue", UE4, 5555)
     server = bound(topo, "ap", AP4)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -193,8 +193,6 @@ def test_a_flood_is_lost_in_the_kernel(topo: Topo, watch: Watch, figure: Figure)
     kept = sum(1 for _ in iter(watch.read, None))
     figure("messages that wait at most", kept, "messages")
     assert 0 < kept < 3000
-    assert watch.lost() == 3000 - kept
-    assert watch.lost() == 0
 
 
 def test_what_it_costs_the_packets_that_are_none_of_its_business(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import dns.flags
 import dns.message
@@ -15,10 +16,20 @@ from msgspec.structs import replace
 
 from conftest import Figure
 from viscum import evolve
+from viscum.controller import settings
 from viscum.controller.dns import judge
 from viscum.controller.dns.book import NEW_PER_MINUTE, Book
-from viscum.controller.dns.learn import PATIENCE, PENDING, READ_PER_SECOND, Bucket, Listener
+from viscum.controller.dns.ears import Ears
+from viscum.controller.dns.learn import (
+    PATIENCE,
+    PENDING,
+    READ_PER_SECOND,
+    SPOILED,
+    Bucket,
+    Listener,
+)
 from viscum.controller.dns.message import MAX_RECORDS, asked, question, read, wire_name
+from viscum.errors import InputError
 from viscum.kernel.dnswatch import Datagram, datagram
 from viscum.model import Address
 from viscum.spec import Port, Seconds, Spec, Steer, TargetNames
@@ -415,13 +426,13 @@ RIGHT_ANSWER = Datagram(True, SERVER, 53, CLIENT, 5555, TOLD)
 
 def test_the_answer_to_a_question_is_believed_once() -> None:
     ears = listener()
-    assert ears.heard(query(), 0) is None
-    told = ears.heard(RIGHT_ANSWER, 1)
+    assert ears.heard("wlan0", query(), 0) is None
+    told = ears.heard("wlan0", RIGHT_ANSWER, 1)
     assert told is not None
     assert (told.name, told.client, told.server, told.answer.addresses) == (
         NAME, CLIENT, SERVER, (A,)
     )  # fmt: skip
-    assert ears.heard(RIGHT_ANSWER, 1) is None
+    assert ears.heard("wlan0", RIGHT_ANSWER, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -454,35 +465,84 @@ def test_the_answer_to_a_question_is_believed_once() -> None:
 )
 def test_any_other_answer_is_not(what: str, seen: Datagram, when: float) -> None:
     ears = listener()
-    ears.heard(query(), 0)
-    assert ears.heard(seen, when) is None, what
+    ears.heard("wlan0", query(), 0)
+    assert ears.heard("wlan0", seen, when) is None, what
 
 
 def test_without_a_question_and_from_an_untrusted_server_nothing_is_believed() -> None:
-    assert listener().heard(RIGHT_ANSWER, 0) is None
+    assert listener().heard("wlan0", RIGHT_ANSWER, 0) is None
     ears = listener()
-    ears.heard(query(server=EVIL), 0)
-    assert ears.heard(RIGHT_ANSWER._replace(source=EVIL), 0) is None
-    ears.heard(query()._replace(outgoing=True), 0)
-    assert ears.heard(RIGHT_ANSWER, 0) is None, "a question that leaves the box is no client's"
+    ears.heard("wlan0", query(server=EVIL), 0)
+    assert ears.heard("wlan0", RIGHT_ANSWER._replace(source=EVIL), 0) is None
+    ears.heard("wlan0", query()._replace(outgoing=True), 0)
+    assert ears.heard("wlan0", RIGHT_ANSWER, 0) is None, (
+        "a question that leaves the box is no client's"
+    )
 
 
-def test_an_answer_from_the_clients_side_spoils_the_question() -> None:
-    """One client asks, and another (or it itself) sends the answer by way of this box: what then
-    leaves to the client can't be told from a real one."""
+def test_a_question_by_another_interface_is_another_one() -> None:
     ears = listener()
-    ears.heard(query(), 0)
-    assert ears.heard(RIGHT_ANSWER._replace(outgoing=False), 0.1) is None
-    assert ears.heard(RIGHT_ANSWER, 0.1) is None
+    ears.heard("lan2", query(), 0)
+    assert ears.heard("wlan0", RIGHT_ANSWER, 1) is None
+
+
+@pytest.mark.parametrize("source", [SERVER, STRANGER])
+def test_an_answer_from_the_clients_side_ends_belief_for_a_while(source: Address) -> None:
+    """A client sends the answer by way of this box, and what then leaves to another client can't
+    be told from a real one: it may even be this box's own, by NAT. It may leave late (a queue), and
+    the question may be asked after it came in."""
+    told: list[tuple[str, Datagram]] = []
+    ears = listener()
+    ears._spoiled = lambda name, seen: told.append((name, seen))
+    forged = RIGHT_ANSWER._replace(outgoing=False, source=source)
+    ears.heard("wlan0", query(), 0)
+    assert ears.heard("wlan0", forged, 0.1) is None
+    assert told == [(NAME, forged)]
+    ears.heard("wlan0", query(), 0.2)
+    assert ears.heard("wlan0", RIGHT_ANSWER, 0.3) is None
+    later = 0.1 + SPOILED
+    ears.heard("wlan0", query(), later)
+    assert ears.heard("wlan0", RIGHT_ANSWER, later) is not None
+
+
+OWN4, OWN6, LINK6 = map(ip_address, ("10.1.0.1", "2001:db8:1::1", "fe80::1"))
+
+
+def test_servers_that_are_believed() -> None:
+    """Its own address is one that nobody else can use, or is listed."""
+
+    def ears(*trust: str) -> Ears:
+        made = Ears(tuple(map(ip_network, trust)), lambda *_: None, lambda *_: None)
+        made.own = {OWN4, OWN6, LINK6}
+        return made
+
+    every = (OWN4, OWN6, LINK6, SERVER, EVIL, ip_address("fe80::2"))
+    assert [a for a in every if ears()._trusted(a)] == [OWN4, LINK6]
+    listed = ears("192.0.2.0/26", "2001:db8:1::1")
+    assert [a for a in every if listed._trusted(a)] == [OWN4, OWN6, LINK6, SERVER]
+
+
+def test_the_operator_s_servers_are_addresses(tmp_path: Path) -> None:
+    file = tmp_path / settings.FILE
+    file.write_text('[names]\nservers = ["192.0.2.53", "2001:db8::/64"]\ntrust = ["9.9.9.9"]\n')
+    with pytest.raises(InputError) as raised:
+        settings.read(str(tmp_path))
+    assert [(p.field, p.value) for p in raised.value.problems] == [
+        (f"{file}: names.servers[1]", "2001:db8::/64")
+    ]
+    file.write_text('[names]\nservers = ["192.0.2.53"]\n')
+    assert settings.read(str(tmp_path)).names.servers == (ip_network("192.0.2.53"),)
 
 
 def test_what_is_remembered_and_read_is_bounded() -> None:
     ears = listener()
     for port in range(3 * PENDING):
-        ears.heard(query(port=port), 0)
+        ears.heard("wlan0", query(port=port), 0)
     assert len(ears._pending) == PENDING
     ports = range(2 * PENDING, 3 * PENDING)
-    told = [ears.heard(RIGHT_ANSWER._replace(destination_port=port), 0.5) for port in ports]
+    told = [
+        ears.heard("wlan0", RIGHT_ANSWER._replace(destination_port=port), 0.5) for port in ports
+    ]
     assert 0 < sum(t is not None for t in told) <= READ_PER_SECOND
 
 

@@ -22,7 +22,6 @@ MAX_BLOCKS = 64  # a filter's size is limited (net.core.optmem_max); more names:
 DNS = 53
 
 _ETH_P_ALL = 3
-_SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _SO_ATTACH_FILTER = 26
 _HOST, _OUTGOING = 0, 4  # PACKET_HOST, PACKET_OUTGOING
 _PKTTYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
@@ -91,11 +90,6 @@ class Watch:
             found = datagram(data, where[2] == _OUTGOING)
             if found is not None:
                 return found
-
-    def lost(self) -> int:
-        """Packets that found no room since the last call."""
-        raw = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-        return int(struct.unpack("=II", raw)[1])
 
     def close(self) -> None:
         self._socket.close()

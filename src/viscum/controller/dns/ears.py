@@ -9,7 +9,7 @@ from viscum.clock import now
 from viscum.controller.dns.learn import PER_SECOND, Bucket, Listener, Told
 from viscum.controller.dns.message import wire_name
 from viscum.kernel import link
-from viscum.kernel.dnswatch import Watch
+from viscum.kernel.dnswatch import Datagram, Watch
 from viscum.model import Address, Network
 
 BATCH = 32  # messages before others on the event loop have their turn
@@ -18,21 +18,26 @@ PAUSE = 0.1  # seconds without listening when there was too much
 
 class Ears:
     """trust: servers beyond this box that are believed. told: called with the interface and what a
-    client was told there.
+    client was told there; spoiled: with a name and the answer for it that came in from clients.
 
     own: the box's own addresses. Its resolver is believed where nobody else can send in its name:
     the kernel drops IPv4 packets that come with a source of the box's own and routes no link-local
     ones. IPv6 has no such check, so that its other addresses have to be in `trust`.
     """
 
-    def __init__(self, trust: tuple[Network, ...], told: Callable[[str, Told], None]) -> None:
+    def __init__(
+        self,
+        trust: tuple[Network, ...],
+        told: Callable[[str, Told], None],
+        spoiled: Callable[[str, Datagram], None],
+    ) -> None:
         self.own: set[Address] = set()
         self.wanted: dict[str, frozenset[bytes]] = {}  # names by interface
         self.needed = asyncio.Event()
         self._trust = trust
         self._told = told
         self._watches: dict[str, Watch] = {}
-        self._listener = Listener(self._trusted)
+        self._listener = Listener(self._trusted, spoiled)
         self._budget = Bucket(PER_SECOND)
 
     def _trusted(self, server: Address) -> bool:
@@ -108,6 +113,6 @@ class Ears:
                 return
             if seen is None:
                 return
-            told = self._listener.heard(seen, moment)
+            told = self._listener.heard(interface, seen, moment)
             if told is not None:
                 self._told(interface, told)

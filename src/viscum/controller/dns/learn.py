@@ -2,8 +2,11 @@
 
 An answer counts only if this box sends it to the client, on the way out of the client interface,
 from a server that the operator trusts, and the same client has asked this server the same question
-with the same number and port just before. An answer that comes *in* from the clients' side spoils
-the question it pretends to answer: no client is a name server that is trusted.
+with the same number and port just before, by the same interface.
+
+An answer that comes *in* from the clients' side stops all belief for a while. What is on its way
+through this box can't be told from an answer of a server when it leaves: its source may be forged,
+or become the router's own by NAT.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from viscum.controller.dns.message import NAMES, Answer, Kind, asked, is_answer, read
+from viscum.controller.dns.message import NAMES, Answer, asked, is_answer, read
 from viscum.kernel.dnswatch import DNS, Datagram
 from viscum.model import Address
 
 PENDING = 512  # questions that wait for their answer; with more the oldest are forgotten
 PATIENCE = 10.0  # seconds that an answer may take
+SPOILED = 10.0  # seconds without belief; nothing waits so long to leave
 PER_SECOND = 200.0  # messages looked at; what comes beyond waits, and is lost when that is full
 READ_PER_SECOND = 20.0  # answers whose records are read, which costs most
 
@@ -40,6 +44,7 @@ class Bucket:
 
 
 class _Question(NamedTuple):
+    interface: str
     client: Address
     port: int
     server: Address
@@ -52,7 +57,6 @@ class Told(NamedTuple):
     """A client was given addresses for a declared name."""
 
     name: str
-    kind: Kind
     client: Address
     server: Address
     answer: Answer
@@ -61,45 +65,68 @@ class Told(NamedTuple):
 class Listener:
     """Of all client interfaces together.
 
-    names: the declared ones, by how questions have them; trusted: whether a server is.
+    names: the declared ones, by how questions have them; trusted: whether a server is; spoiled:
+    told of an answer that came in, and for which name.
     """
 
-    def __init__(self, trusted: Callable[[Address], bool]) -> None:
+    def __init__(
+        self,
+        trusted: Callable[[Address], bool],
+        spoiled: Callable[[str, Datagram], None] = lambda name, seen: None,
+    ) -> None:
         self.names: dict[bytes, str] = {}
-        self.trusted = trusted
+        self._trusted = trusted
+        self._spoiled = spoiled
+        self._unbelieving_until = 0.0
         self._pending: OrderedDict[_Question, float] = OrderedDict()
         self._reads = Bucket(READ_PER_SECOND)
 
-    def heard(self, seen: Datagram, now: float) -> Told | None:
+    def heard(self, interface: str, seen: Datagram, now: float) -> Told | None:
         """What is to be believed of it, if anything. Never raises, whatever it is."""
         question = asked(seen.payload)
         if question is None or question[0] not in self.names or question[1] not in NAMES:
             return None
         if not is_answer(seen.payload):
             if not seen.outgoing and seen.destination_port == DNS:
-                self._asked(seen, question, now)
+                self._asked(interface, seen, question, now)
             return None
         if seen.source_port != DNS:
             return None
+        name, kind = self.names[question[0]], NAMES[question[1]]
+        if not seen.outgoing:
+            self._unbelieving_until = now + SPOILED
+            self._spoiled(name, seen)
+            return None
         key = _Question(
-            seen.destination, seen.destination_port, seen.source, seen.payload[:2], *question
+            interface,
+            seen.destination,
+            seen.destination_port,
+            seen.source,
+            seen.payload[:2],
+            *question,
         )
         since = self._pending.pop(key, None)
-        if not seen.outgoing or since is None or now - since > PATIENCE:
+        if since is None or now - since > PATIENCE or now < self._unbelieving_until:
             return None
         if not self._reads.take(now):
             return None
-        name, kind = self.names[question[0]], NAMES[question[1]]
         answer = read(seen.payload, name, kind)
         if answer is None or answer.rcode or not answer.addresses:
             return None
-        return Told(name, kind, seen.destination, seen.source, answer)
+        return Told(name, seen.destination, seen.source, answer)
 
-    def _asked(self, seen: Datagram, question: tuple[bytes, int], now: float) -> None:
-        if not self.trusted(seen.destination):
+    def _asked(
+        self, interface: str, seen: Datagram, question: tuple[bytes, int], now: float
+    ) -> None:
+        if not self._trusted(seen.destination):
             return
         key = _Question(
-            seen.source, seen.source_port, seen.destination, seen.payload[:2], *question
+            interface,
+            seen.source,
+            seen.source_port,
+            seen.destination,
+            seen.payload[:2],
+            *question,
         )
         self._pending[key] = now
         self._pending.move_to_end(key)

@@ -19,11 +19,12 @@ from viscum.controller.dns import judge, resolver
 from viscum.controller.dns.book import Book, Source, names_of
 from viscum.controller.dns.ears import Ears
 from viscum.controller.dns.judge import Ground
-from viscum.controller.dns.learn import Told
+from viscum.controller.dns.learn import SPOILED, Told
 from viscum.controller.dns.message import KINDS, Answer, Kind
 from viscum.controller.engine import Engine
 from viscum.controller.settings import Names as Settings
 from viscum.errors import InputError, ViscumError
+from viscum.kernel.dnswatch import Datagram
 from viscum.kernel.observe import observe
 from viscum.kernel.resolver import servers
 from viscum.model import Address
@@ -71,7 +72,7 @@ class Names:
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._ground: Ground | None = None
         self._ground_at = 0.0
-        self._ears = Ears(settings.trust, self._told)
+        self._ears = Ears(settings.trust, self._told, self._spoiled)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -115,6 +116,7 @@ class Names:
         for gone in self.books.keys() - records.keys():
             del self.books[gone]
             self._blocked.pop(gone, None)
+            self._failing.discard((gone, ""))
         for service, record in records.items():
             steer = record.spec.steer
             book = self.books.get(service)
@@ -331,9 +333,14 @@ class Names:
             host = self.engine.host
             changed = await self.engine.act(host.retarget, service, book.targets, book.wanted())
         except (ViscumError, OSError) as error:
-            self._blocked[service] = now() + BLOCKED
             if isinstance(error, InputError):  # one that was all right is so no more
-                book.drop(book.addresses() - await self._judged(service, "", book.addresses()))
+                there = book.addresses()
+                bad = there - await self._judged(service, ", ".join(book.names), there)
+                book.drop(bad)
+                if bad:
+                    self._news.set()
+                    return
+            self._blocked[service] = now() + BLOCKED
             self._fail(service, "", f"its addresses could not be set: {error}")
             return
         record = self.engine.world.services.get(service)
@@ -362,13 +369,31 @@ class Names:
             "names.failed", text, service=service, level="warning", name=name, why=why
         )
 
-    def _refuse(self, service: str, name: str, why: str, told: Told | None = None) -> None:
+    def _is_told(self, service: str, why: str) -> bool:
+        """Whether it was just now; else it is told now."""
         moment = now()
         if moment - self._refused.get((service, why), -QUIET) < QUIET:
-            return
+            return True
         if len(self._refused) >= MAX_QUIET:
             self._refused.clear()
         self._refused[service, why] = moment
+        return False
+
+    def _spoiled(self, name: str, seen: Datagram) -> None:
+        if not self._is_told("", f"spoiled by {seen.source}"):
+            self.engine.events.publish(
+                "names.forged",
+                f"{seen.source} answers for {name} from the clients' side; nothing that clients are"
+                f" told is learnt for {SPOILED:g} s",
+                level="warning",
+                name=name,
+                source=str(seen.source),
+                client=str(seen.destination),
+            )
+
+    def _refuse(self, service: str, name: str, why: str, told: Told | None = None) -> None:
+        if self._is_told(service, why):
+            return
         data = {"client": str(told.client), "server": str(told.server)} if told else {}
         self.engine.events.publish(
             "names.refused",
