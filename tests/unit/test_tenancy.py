@@ -567,3 +567,12 @@ def test_the_socket_knows_root_and_the_group(tmp_path: Path) -> None:
     assert (member.role, member.tenant) == ("operator", None)
     assert access.by_socket(1000, [5]) is None
     assert Access(str(tmp_path), "no-such-group").by_socket(1000, [group.gr_gid]) is None
+
+
+def test_the_document_names_every_key_and_bound() -> None:
+    from viscum.tenancy.doc import document
+
+    text = (Path(__file__).parents[2] / "docs" / "tenants.md").read_text()
+    assert document() in text, "python -m viscum.tenancy.doc, between the marks in docs/tenants.md"
+    for path in rules.TIMES:
+        assert f"`{path}`" in text or f"`{path.rpartition('.')[2]}`" in text, path

@@ -41,26 +41,30 @@ def noted(action: str, thing: str, tenant: str, changes: tuple[str, ...] = ()) -
             note(f"warning: {error.args[0]}; this change is not in it")
 
 
-@click.group(invoke_without_command=True)
+@click.command()
+@click.argument("what", type=click.Choice(["show", "verify"]), default="show", metavar="[verify]")
 @click.option("--tenant", "of", metavar="TENANT", help="Of one tenant only.")
-@click.option("-n", "--lines", default=50, show_default=True, help="So many of the newest.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(1, 100000), default=50, show_default=True,
+    help="So many of the newest.",
+)  # fmt: skip
 @click.option("--json", "json_", is_flag=True, help="As JSON, one entry a line.")
-@click.pass_context
-def audit(ctx: click.Context, of: str | None, lines: int, json_: bool) -> None:
-    """Who changed what, and what became of it.
+def audit(what: str, of: str | None, lines: int, json_: bool) -> None:
+    """Who changed what, and what became of it. `verify`: whether every line of the log is there and
+    is what was written.
 
     \b
     Example:
       viscum audit -n 20
+      viscum audit verify
     """
-    if ctx.invoked_subcommand is not None:
-        return
     need_root()
-    for entry in audit_of().newest(lines, of):
-        if json_:
-            say(msgspec.json.encode(entry).decode())
-        else:
-            say(_line(entry))
+    log = audit_of()
+    if what == "verify":
+        verify(log)
+        return
+    for entry in log.newest(lines, of):
+        say(msgspec.json.encode(entry).decode() if json_ else _line(entry))
 
 
 def _line(e: Entry) -> str:
@@ -69,16 +73,8 @@ def _line(e: Entry) -> str:
     return f"{e.n} {e.at} {e.principal} by {e.how}{of} {e.action} {e.object}: {e.outcome}{changes}"
 
 
-@audit.command("verify")
-def verify() -> None:
-    """Whether every line of the audit log is there and is what was written.
-
-    \b
-    Example:
-      viscum audit verify
-    """
-    need_root()
-    log = audit_of()
+def verify(log: Audit) -> None:
+    """Raises ViscumError for a log that is not what was written."""
     verdict = log.verify()
     for line in verdict.wrong:
         note(f"viscum: {line}")

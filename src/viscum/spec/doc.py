@@ -92,11 +92,11 @@ def document() -> str:
     return "".join([_INTRO, EXAMPLE, _VALUES, *keys(Spec)])
 
 
-def keys(root: type[Any], but: frozenset[str] = frozenset()) -> Iterator[str]:
-    """The keys of a table and of those in it, but some, as Markdown."""
+def keys(root: type[Any], but: frozenset[str] = frozenset(), depth: int = 2) -> Iterator[str]:
+    """The keys of a table and of those in it, but some, as Markdown below headings of `depth`."""
     for cls, path in _tables(root, ""):
         title = f"`[{path}]`" if path else "At the top"
-        yield f"\n## {title}\n\n{cleandoc(cls.__doc__ or '')}\n\n"
+        yield f"\n{'#' * depth} {title}\n\n{cleandoc(cls.__doc__ or '')}\n\n"
         yield "| key | value | default | |\n|---|---|---|---|\n"
         for info in fields(cls):
             where = f"{path}.{info.encode_name}" if path else info.encode_name
