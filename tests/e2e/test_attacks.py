@@ -518,6 +518,8 @@ ports = ["{PORT}/tcp"]
 [run]
 sandbox = "strict"
 stop-timeout = "500ms"
+[egress]
+allow = []
 """
     apply(world.lab, spec)
     uid = int(world.ask("ghost", ["identity"])[0].split()[1])
@@ -534,6 +536,12 @@ def of_user(uid: int) -> set[int]:
         except FileNotFoundError:
             continue
     return found
+
+
+def test_without_egress_there_is_nothing_to_track(world: World, ghost: int) -> None:
+    before = tracked(world)
+    assert world.ask("ghost", ["datagrams", CLOUDS4[1], 5000]) == ["done"]
+    assert tracked(world) - before < 50  # others' are not counted apart
 
 
 def test_nothing_outlives_a_stop(world: World, ghost: int) -> None:
