@@ -16,7 +16,7 @@ from msgspec import Struct
 from viscum.clock import now
 from viscum.controller.demand import Demands, Subject, may_be_lowered, subjects
 from viscum.controller.engine import Engine
-from viscum.controller.law import NOT_THEIRS, Demand, Law, Reading, Step, own_pressure
+from viscum.controller.law import LITTLE, NOT_THEIRS, Demand, Law, Reading, Step, own_pressure
 from viscum.controller.settings import Guard as SetPoints
 from viscum.errors import ViscumError
 from viscum.kernel import load
@@ -153,7 +153,7 @@ class Guard:
 
     def _matters(self) -> bool:
         """Whether there is anything to decide."""
-        return self.law.lowered() or (self._theirs() and self.law.short)
+        return bool(self.law.lowered()) or (self._theirs() and self.law.short)
 
     def _theirs(self) -> bool:
         """Whether what is short may be because of services, as far as one number tells."""
@@ -166,27 +166,25 @@ class Guard:
         if near and self._theirs():
             return list(every)
         used = felt.services if felt.services is not None else float("inf")
-        if used < self._bound and not self.law.lowered():
+        lowered = self.law.lowered()
+        if used < self._bound and not lowered:
             return []
-        state = self.law.state
-        return [
-            s
-            for s in every
-            if s.bound <= used
-            or (s.name in state and min(state[s.name].own, state[s.name].box) < 1)
-        ]
+        return [s for s in every if s.bound <= used or s.name in lowered]
 
     async def _look(self, wanted: list[Subject], sample: load.Sample) -> list[Demand]:
         """Of every service, those that are not wanted without having been looked at."""
         engine, demands = self.engine, self.demands
         memory = self.law.cause.startswith("memory")
+        lowered = self.law.lowered()
 
         def look() -> dict[str, Demand]:
+            found = demands.read(wanted, sample, memory=memory)
+            busy = [s for s in wanted if s.name in lowered or uses(found[s.name])]
             try:
-                demands.look_at_lags(wanted, sample.at)
+                demands.look_at_lags(busy, sample.at)
             except (OSError, ViscumError):
                 pass  # interfaces come and go; the last value is good enough
-            return demands.read(wanted, sample, memory=memory)
+            return found
 
         found = await engine.look(look) if wanted else {}
         return [found.get(s.name) or demands.unread(s) for s in self._subjects.values()]
@@ -229,10 +227,10 @@ class Guard:
     async def _hold(self, name: str, share: float) -> bool:
         """Whether it was another one before."""
         engine = self.engine
-        top = float(engine.record(name).spec.steer.share)
-        before = engine.held(name).load
-        if before == share:
+        record = engine.world.services.get(name)  # it may have gone since this step began
+        if record is None or (before := engine.held(name).load) == share:
             return False
+        top = float(record.spec.steer.share)
         try:
             await engine.hold(name, load=share)
         except (OSError, ViscumError) as error:
@@ -291,6 +289,11 @@ class Guard:
             cause=self.law.cause,
             pressure=round(self.law.pressure, 2),
         )
+
+
+def uses(demand: Demand) -> bool:
+    """Whether it is worth knowing how long its flows live."""
+    return demand.throttled > 0 or demand.cpu is None or demand.cpu >= LITTLE
 
 
 def said(reading: Reading) -> str:

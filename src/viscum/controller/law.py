@@ -141,9 +141,9 @@ class Law:
         self.short = self.emergency is not None or (self.pressure > 1 and self.raw > 1)
         return self.pressure
 
-    def lowered(self) -> bool:
-        """Whether any service is below its share."""
-        return any(min(s.box, s.own) < 1 for s in self.state.values())
+    def lowered(self) -> set[str]:
+        """The services that are below their share."""
+        return {name for name, s in self.state.items() if min(s.box, s.own) < 1}
 
     def step(self, load: Load, demands: Sequence[Demand]) -> Step:
         """One step, after `feel`. demands: every service that may be lowered."""

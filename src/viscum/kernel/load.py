@@ -124,10 +124,10 @@ def cores(old: Used, new: Used) -> float | None:
 
 
 def cpu_usec(path: str) -> int | None:
-    """Processor time of a control group and all below it, in µs; None: there is no such group, or
-    the box has no unified hierarchy."""
+    """Processor time of a control group and all below it, in µs; 0 if there is no such group, None
+    where the kernel does not tell: a box without the unified hierarchy."""
     unified = fs.hierarchies().unified
-    return fs.field(f"{unified}/{path}/cpu.stat", "usage_usec") if unified else None
+    return (fs.field(f"{unified}/{path}/cpu.stat", "usage_usec") or 0) if unified else None
 
 
 def _throttled(path: str) -> int:
