@@ -99,6 +99,8 @@ def test_what_is_of_the_host_is_not_for_tenants(daemon: Daemon, authority: Autho
     assert "web" not in str(refused).replace("wep", ""), "nor is it in a hint"
     seen = stranger.get("/v1/events").json["items"]
     assert {event["tenant"] for event in seen} <= {"acme"}, "events are those of one's own"
+    assert own.get("/metrics").raw.count(b'service="web"')
+    assert stranger.get("/metrics").raw == b"\n", "nor is it measured for others, nor the host"
 
 
 @pytest.mark.req("C5")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class Events:
     def __init__(self) -> None:
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._next = 1
+        self.counts: Counter[str] = Counter()  # by kind, since the controller's start
         self._listeners: set[asyncio.Queue[Event | None]] = set()
         self.tenant_of: Callable[[str], str] = lambda service: ""
         self.sinks: list[Callable[[Event], None]] = []
@@ -73,6 +74,7 @@ class Events:
             data=data,
         )
         self._next += 1
+        self.counts[kind] += 1
         self._kept.append(event)
         for sink in self.sinks:
             sink(event)

@@ -10,6 +10,7 @@ from viscum.controller.api import (
     loads,
     naming,
     output,
+    scrape,
     services,
     tenancy,
 )
@@ -24,5 +25,6 @@ ROUTES: tuple[Route, ...] = (
     *naming.ROUTES,
     *happenings.ROUTES,
     *tenancy.ROUTES,
+    *scrape.ROUTES,
     *console.ROUTES,
 )
