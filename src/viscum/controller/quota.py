@@ -7,10 +7,11 @@ where a tenant has such a quota, so that a burst within that second may be more.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from viscum import flows
 from viscum.controller.engine import Engine
-from viscum.errors import ViscumError
+from viscum.errors import InputError, ViscumError
 from viscum.plan import instances
 from viscum.tenancy.files import Tenants
 
@@ -54,8 +55,9 @@ class FlowQuotas:
         self._full &= quotas.keys()
         for record in list(engine.world.services.values()):
             share = 0.0 if record.tenant in self._full else 100.0
-            if engine.held(record.name).quota != share:
-                await engine.hold(record.name, quota=share)
+            with suppress(InputError):  # taken away meanwhile
+                if engine.held(record.name).quota != share:
+                    await engine.hold(record.name, quota=share)
 
     def _count(self, mine: dict[str, str]) -> dict[str, int]:
         """By tenant, of the services in `mine`."""
