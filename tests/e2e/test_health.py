@@ -21,6 +21,7 @@ SPEC = """
 name = "web"
 command = {command}
 instances = {instances}
+{top}
 [steer]
 interfaces = ["wlan0"]
 targets = ["{target4}", "{target6}"]
@@ -51,7 +52,7 @@ class Site:
         self.daemon = daemon
         self.mood = files / "mood"
         self.ready = files / "ready"
-        self.seen = 0
+        self.before: list[str] = []  # kinds of events that were told already
         self.mood.write_text("well")
         self.ready.unlink(missing_ok=True)
 
@@ -62,6 +63,7 @@ class Site:
         run: str = "",
         instances: int = 1,
         when_down: str = "cloud",
+        top: str = "",
         command: tuple[str, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         path = self.lab.directory / "spec.toml"
@@ -74,6 +76,7 @@ class Site:
                 more=more,
                 instances=instances,
                 when_down=when_down,
+                top=top,
             )
         )
         return self.lab.viscum("apply", str(path))
@@ -90,13 +93,9 @@ class Site:
     def told(self, kind: str) -> str:
         """The next event of that kind, in words."""
 
-        def found() -> tuple[int, str] | None:
-            events = list(enumerate(self.daemon.events()))[self.seen :]
-            return next(((n, e["message"]) for n, e in events if e["kind"] == kind), None)
-
-        number, message = wait_until(found, f"{kind} of web")
-        self.seen = number + 1
-        return str(message)
+        before = self.before.count(kind)
+        self.before.append(kind)
+        return str(self.daemon.wait(kind, "web", before + 1)["message"])
 
     def held(self) -> float:
         return float(echo.status(self.lab)["held"]["health"])
@@ -105,7 +104,7 @@ class Site:
         return echo.who(self.lab, target)
 
     def pid(self, index: int = 0) -> int:
-        return int(echo.status(self.lab)["generations"][0]["instances"][index]["pid"])
+        return int(echo.status(self.lab)["generations"][0]["instances"][index]["pid"] or 0)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def site(box: tuple[Lab, Daemon], files: Path) -> Iterator[Site]:
     if daemon.ended():
         daemon.start()
     made = Site(lab, daemon, files)
-    made.seen = len(daemon.events())
+    made.before = [e["kind"] for e in daemon.events()]
     yield made
     echo.viscum(lab, "rm", "--all", "--now")
 
@@ -217,6 +216,23 @@ def test_a_server_that_stays_unhealthy_is_restarted_beside_its_flows(site: Site)
         assert client.alive(), "its flow went on"
         assert client.pid == old
     wait_until(lambda: not os.path.exists(f"/proc/{old}"), "the old one to end with its last flow")
+
+
+@pytest.mark.req("C3")
+def test_one_that_can_not_run_twice_ends_with_its_flows_first(site: Site) -> None:
+    site.serve(f"{PROBE}restart-after = 3\n", top='upgrade = "replace"')
+    old = site.pid()
+    with echo.hold(site.lab, CLOUD4) as client:
+        site.mood.write_text("hang")
+        site.told("service.restarting")
+        assert client.alive()
+        assert site.pid() == old
+    wait_until(lambda: site.pid() not in (0, old), "the new one")
+    site.mood.write_text("well")
+    site.told("service.healthy")
+    assert site.who() == "edge"
+    (generation,) = echo.status(site.lab)["generations"]
+    assert (generation["number"], generation["state"]) == (1, "live")
 
 
 @pytest.mark.req("C3", "C1")

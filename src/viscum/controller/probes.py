@@ -13,21 +13,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from msgspec import Struct
-
+from viscum import flows
 from viscum.clock import now
 from viscum.controller import health
 from viscum.controller.asking import Asker, Failed
 from viscum.controller.engine import Engine
 from viscum.controller.events import Level
-from viscum.controller.health import State, Tally
+from viscum.controller.health import State
+from viscum.controller.patients import Health, Patient, is_held_back, look, newest, renew
 from viscum.errors import InputError, ViscumError
+from viscum.host import Host
 from viscum.kernel import process
 from viscum.kernel.cgroup import Group
-from viscum.plan import Instance, instances
-from viscum.start import listens
+from viscum.plan import Instance
 from viscum.store import Record, World
 
 READY = 1.0  # seconds between two runs of `run.ready`
@@ -37,41 +37,6 @@ FIRST = 1.0  # the first question comes within so many seconds
 NO_MORE = "new flows go to the cloud"
 
 
-class Health(Struct, frozen=True):
-    """state: none: it has no probe; unknown: not enough answers yet. since: seconds since 1970;
-    latency: seconds the last good answer took."""
-
-    state: Literal["none", "unknown", "healthy", "unhealthy"] = "none"
-    since: float | None = None
-    last_error: str | None = None
-    latency: float | None = None
-
-
-class _There(NamedTuple):
-    """An instance that runs. listens: has done so since it was started."""
-
-    at: Instance
-    pid: int
-    listens: bool
-
-
-class _Patient:
-    """One service that is looked after."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state  # as was told last
-        self.since = time.time()
-        self.error: str | None = None
-        self.latency: float | None = None
-        self.tallies: dict[str, Tally] = {}  # by cgroup, as the following
-        self.listening: dict[str, int] = {}  # pids of those that have listened
-        self.awaited: set[str] = set()  # those that are being started again
-        self.told_unready = False
-        self.restarting = False
-        self.news = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-
-
 class Probes:
     """The part that asks."""
 
@@ -79,7 +44,7 @@ class Probes:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._patients: dict[str, _Patient] = {}
+        self._patients: dict[str, Patient] = {}
         self._seen: dict[str, Record] = {}
         self._asker = Asker(engine)
         self._group = asyncio.TaskGroup()
@@ -104,14 +69,17 @@ class Probes:
     async def expect(self, name: str) -> None:
         """Servers of it that have ended are about to be started again: what has a probe takes new
         flows once they have answered one."""
-        record, patient = self.engine.record(name), self._patients.get(name)
-        if patient is None or not _is_held_back(record):
+        record, patient = self.engine.world.services.get(name), self._patients.get(name)
+        if patient is None or record is None or not is_held_back(record):
             return
-        there = await self.engine.look(_there, self._newest(record), {})
-        patient.awaited = {i.cgroup for i in self._newest(record)} - there.keys()
-        if patient.awaited:
-            await self.engine.hold(name, health=0)
-            patient.news.set()
+        try:
+            there = await self.engine.look(look, self._newest(record), {})
+            patient.awaited = {i.cgroup for i in self._newest(record)} - there.keys()
+            if patient.awaited:
+                await self.engine.hold(name, health=0)
+                patient.news.set()
+        except (OSError, ViscumError) as error:  # it is started all the same
+            self._tell("controller.error", name, f"{name}: its health: {error}", "error")
 
     # ---- who is looked after
 
@@ -121,25 +89,33 @@ class Probes:
         for name, record in world.services.items():
             if self._seen.get(name) is record:
                 continue
-            held = self.engine.held(name).health < 100
-            probe = record.spec.probe.type != "none"
-            if record.running and not record.removing and (probe or record.unready):
-                if (patient := self._patients.get(name)) is None:
-                    patient = self._patients[name] = _Patient("unhealthy" if held else "unknown")
-                    patient.task = self._group.create_task(self._look_after(name, patient))
-                patient.news.set()
-            elif name in self._patients:
-                self._dismiss(name)
-            if held and not probe:
-                await self.engine.hold(name, health=100)
+            try:
+                await self._admit(name, record)
+            except InputError:
+                pass  # it was taken away meanwhile
+            except (OSError, ViscumError) as error:
+                self._tell("controller.error", name, f"{name}: its health: {error}", "error")
         self._seen = dict(world.services)
+
+    async def _admit(self, name: str, record: Record) -> None:
+        held = self.engine.held(name).health < 100
+        probe = record.spec.probe.type != "none"
+        if record.running and not record.removing and (probe or record.unready):
+            if (patient := self._patients.get(name)) is None:
+                patient = self._patients[name] = Patient("unhealthy" if held else "unknown")
+                patient.task = self._group.create_task(self._look_after(name, patient))
+            patient.news.set()
+        elif name in self._patients:
+            self._dismiss(name)
+        if held and not probe:
+            await self.engine.hold(name, health=100)
 
     def _dismiss(self, name: str) -> None:
         patient = self._patients.pop(name)
         if patient.task is not None:
             patient.task.cancel()
 
-    async def _look_after(self, name: str, patient: _Patient) -> None:
+    async def _look_after(self, name: str, patient: Patient) -> None:
         if patient.state == "unknown":
             await asyncio.sleep(random.random() * FIRST)
         while (record := self.engine.world.services.get(name)) is not None:
@@ -158,7 +134,7 @@ class Probes:
             pause = interval * random.uniform(1 - JITTER, 1 + JITTER)
             await self._pause(record, patient, begun + pause)
 
-    async def _pause(self, record: Record, patient: _Patient, end: float) -> None:
+    async def _pause(self, record: Record, patient: Patient, end: float) -> None:
         """Till `end`, or till there is news: another record, or a server that now listens."""
         while (left := end - now()) > 0:
             try:
@@ -168,20 +144,20 @@ class Probes:
             except TimeoutError:
                 pass
             if patient.awaited:
-                there = await self.engine.look(_there, self._newest(record), patient.listening)
+                there = await self.engine.look(look, self._newest(record), patient.listening)
                 if any(there[c].listens for c in patient.awaited & there.keys()):
                     return
 
     # ---- one look
 
-    async def _round(self, record: Record, patient: _Patient) -> None:
+    async def _round(self, record: Record, patient: Patient) -> None:
         """Asks every instance that runs and has listened, and draws the conclusion."""
         wanted = self._newest(record)
-        there = await self.engine.look(_there, wanted, patient.listening)
-        self._admit(wanted, there, patient)
+        there = await self.engine.look(look, wanted, patient.listening)
+        renew(wanted, there, patient)
         mine = [t.at for t in there.values() if t.listens]
         errors = await asyncio.gather(*(self._ask(i, patient) for i in mine))
-        still = await self.engine.look(_there, mine, patient.listening)
+        still = await self.engine.look(look, mine, patient.listening)
         worst = (0, "")
         for i, error in zip(mine, errors, strict=True):
             if i.cgroup not in still or still[i.cgroup].pid != there[i.cgroup].pid:
@@ -202,21 +178,7 @@ class Probes:
         await self._conclude(record, patient, state, *worst)
         self._restart(record, patient, worst[0])
 
-    def _admit(self, wanted: list[Instance], there: dict[str, _There], patient: _Patient) -> None:
-        """Keeps the tallies of processes that are still the same."""
-        cgroups = {i.cgroup for i in wanted}
-        patient.awaited &= cgroups
-        patient.tallies = {c: t for c, t in patient.tallies.items() if c in cgroups}
-        for cgroup, found in there.items():
-            old = patient.tallies.get(cgroup)
-            if old is None:
-                ill = patient.state == "unhealthy"
-                patient.tallies[cgroup] = Tally("unhealthy" if ill else "unknown")
-            elif patient.listening.get(cgroup) != found.pid:
-                patient.tallies[cgroup] = health.anew(old)
-        patient.listening = {c: t.pid for c, t in there.items() if t.listens}
-
-    async def _ask(self, i: Instance, patient: _Patient) -> str:
+    async def _ask(self, i: Instance, patient: Patient) -> str:
         """What is wrong; "": nothing."""
         try:
             patient.latency = await self._asker.ask(i)
@@ -225,9 +187,9 @@ class Probes:
             return str(failed)
 
     async def _conclude(
-        self, record: Record, patient: _Patient, state: State, failures: int, error: str
+        self, record: Record, patient: Patient, state: State, failures: int, error: str
     ) -> None:
-        name, held_back = record.name, _is_held_back(record)
+        name, held_back = record.name, is_held_back(record)
         held = self.engine.held(name).health < 100
         if held and not held_back:
             await self.engine.hold(name, health=100)
@@ -259,7 +221,7 @@ class Probes:
                 unhealthy_for=ill, latency=patient.latency,
             )  # fmt: skip
 
-    def _restart(self, record: Record, patient: _Patient, failures: int) -> None:
+    def _restart(self, record: Record, patient: Patient, failures: int) -> None:
         tallies = patient.tallies.values()
         if patient.restarting or not any(
             health.is_to_restart(t, record.spec.probe) for t in tallies
@@ -272,12 +234,18 @@ class Probes:
             f"{record.name} has failed {failures} probes in a row and is restarted", "warning",
             error=patient.error, failures=failures,
         )  # fmt: skip
-        self._group.create_task(self._restarted(record.name, patient))
+        self._group.create_task(self._restarted(record, patient))
 
-    async def _restarted(self, name: str, patient: _Patient) -> None:
-        """A new generation beside the old one, which keeps the flows it has (decision 46)."""
+    async def _restarted(self, record: Record, patient: Patient) -> None:
+        """A new generation beside the old one, which keeps the flows it has (decision 46); the same
+        one where it can't run twice, once its flows have ended."""
+        engine, name = self.engine, record.name
         try:
-            await self.engine.wait_for(self.engine.host.restart, name)
+            if record.spec.upgrade == "beside":
+                await engine.act(engine.host.begin_restart, name)
+            else:
+                if await _end(engine, record, self._newest(record), patient):
+                    await engine.act(engine.host.revive, name)
         except (OSError, ViscumError) as error:
             message = f"{name} could not be restarted: {error}"
             self._tell("service.not-started", name, message, "error")
@@ -286,13 +254,13 @@ class Probes:
 
     # ---- readiness
 
-    async def _get_ready(self, record: Record, patient: _Patient) -> None:
+    async def _get_ready(self, record: Record, patient: Patient) -> None:
         """Runs `run.ready` once in every instance, and lets the generation take flows if all say
         so. Not while a command is at work, which may be about to do so."""
         name, mine = record.name, self._newest(record)
         if self.engine.host.is_busy():
             return
-        there = await self.engine.look(_there, mine, {})
+        there = await self.engine.look(look, mine, {})
         if len(there) < len(mine) or not all(t.listens for t in there.values()):
             return
         for i in mine:
@@ -316,31 +284,28 @@ class Probes:
     # ---- small things
 
     def _newest(self, record: Record) -> list[Instance]:
-        """Of the generation that takes flows, or will."""
-        live = next((g for g in record.generations if g.state == "live"), None)
-        wanted = live or next((g for g in record.generations if g.state == "starting"), None)
-        alone = World(self.engine.world.host, {record.name: record})
-        return [
-            i for i in instances(alone, self.engine.host.names)
-            if wanted and i.generation.number == wanted.number
-        ]  # fmt: skip
+        return newest(record, self.engine.world, self.engine.host.names)
 
     def _tell(self, kind: str, name: str, message: str, level: Level, **data: Any) -> None:
         self.engine.events.publish(kind, message, service=name, level=level, **data)
 
 
-def _is_held_back(record: Record) -> bool:
-    """Whether being unhealthy keeps flows away; what may not go to the cloud is not sent there."""
-    return record.spec.probe.type != "none" and record.spec.steer.when_down == "cloud"
-
-
-def _there(mine: list[Instance], known: dict[str, int]) -> dict[str, _There]:
-    """Those whose server runs, by cgroup. known: pids of those that have listened: one that has
-    stopped doing so is not one that starts."""
-    found: dict[str, _There] = {}
+async def _end(engine: Engine, record: Record, mine: list[Instance], patient: Patient) -> bool:
+    """Waits for its flows, of which no new one comes as it is held; then ends the processes. False:
+    it answers again meanwhile, and is left alone. Whatever becomes of the controller, the record
+    says all the while that they should run."""
+    end = now() + record.spec.run.drain
+    while now() < end:
+        if not await engine.look(_flows, engine.host, mine):
+            break
+        if all(t.successes for t in patient.tallies.values()):
+            return False
+        await asyncio.sleep(QUICK)
     for i in mine:
-        group = Group(i.cgroup)
-        pid = process.main_pid(group) if group.exists() else None
-        if pid is not None:
-            found[i.cgroup] = _There(i, pid, known.get(i.cgroup) == pid or listens(i))
-    return found
+        timeout = float(record.spec.run.stop_timeout)
+        await engine.wait_for(process.stop, Group(i.cgroup), timeout)
+    return True
+
+
+def _flows(host: Host, mine: list[Instance]) -> int:
+    return flows.count(mine, host.udp_flows())

@@ -15,7 +15,7 @@ from viscum.clock import now
 from viscum.controller.access import Principal
 from viscum.controller.guard import ServiceLoad
 from viscum.controller.law import Reading
-from viscum.controller.probes import Health
+from viscum.controller.patients import Health
 from viscum.status import ServiceStatus, services
 from viscum.store import Record
 
