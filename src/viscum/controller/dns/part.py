@@ -19,12 +19,11 @@ from viscum.controller.dns import judge, resolver
 from viscum.controller.dns.book import Book, Source, names_of
 from viscum.controller.dns.ears import Ears
 from viscum.controller.dns.judge import Ground
-from viscum.controller.dns.learn import SPOILED, Told
-from viscum.controller.dns.message import KINDS, Answer, Kind
+from viscum.controller.dns.learn import Told
+from viscum.controller.dns.voice import Voice
 from viscum.controller.engine import Engine
 from viscum.controller.settings import Names as Settings
 from viscum.errors import InputError, ViscumError
-from viscum.kernel.dnswatch import Datagram
 from viscum.kernel.observe import observe
 from viscum.kernel.resolver import servers
 from viscum.model import Address
@@ -33,12 +32,9 @@ from viscum.store import Record, World
 from viscum.tenancy.files import Tenants
 
 GATHER = 0.1  # seconds after news: both families of a name come as one change
-ATTEMPTS, RETRY = 3, 1.0  # for the family that failed, before the other one goes without it
 AT_ONCE = 8  # questions of this box that are open
 FRESH = 5.0  # seconds for which what is known of the box's own networks is good enough
 BLOCKED = 30.0  # seconds until what could not be set is tried again
-QUIET = 60.0  # seconds between two events of the same refusal
-MAX_QUIET = 256
 
 
 class Row(Struct, frozen=True):
@@ -65,14 +61,13 @@ class Names:
         self.books: dict[str, Book] = {}  # by service
         self._tenants = tenants
         self._rounds: dict[tuple[str, str], asyncio.Task[None]] = {}  # by service and name
-        self._failing: set[tuple[str, str]] = set()
+        self._voice = Voice(engine.events)
         self._blocked: dict[str, float] = {}
-        self._refused: dict[tuple[str, str], float] = {}
         self._news = asyncio.Event()
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._ground: Ground | None = None
         self._ground_at = 0.0
-        self._ears = Ears(settings.trust, self._told, self._spoiled)
+        self._ears = Ears(settings.trust, self._told, self._voice.forged)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -116,7 +111,7 @@ class Names:
         for gone in self.books.keys() - records.keys():
             del self.books[gone]
             self._blocked.pop(gone, None)
-            self._failing.discard((gone, ""))
+            self._voice.succeeded(gone)
         for service, record in records.items():
             steer = record.spec.steer
             book = self.books.get(service)
@@ -134,7 +129,7 @@ class Names:
         }
         for key in self._rounds.keys() - wanted:
             self._rounds.pop(key).cancel()
-            self._failing.discard(key)
+            self._voice.succeeded(*key)
         for key in wanted - self._rounds.keys():
             self._rounds[key] = self._group.create_task(self._refresh(*key))
         self._ears.listen_for(
@@ -168,7 +163,9 @@ class Names:
         there of it stays, so that no client finds one family moved and the other one gone.
         """
         self.books[service].asking(name)
-        answers, why = await self._ask(name)
+        of = tuple(str(n.network_address) for n in self.settings.servers)
+        of = of or await self.engine.look(servers)
+        answers, why = await resolver.ask_both(name, of, self._limit)
         found = {a for answer in answers.values() for a in answer.addresses}
         book = self.books[service]
         good = found & book.approved(now())  # the box is not looked at for every answer
@@ -177,52 +174,16 @@ class Names:
             ttl = min(a.ttl for a in answers.values() if a.addresses)
             versions = [4 if kind == "A" else 6 for kind in answers]
             for reason in book.found(name, good, ttl, now(), versions):
-                self._refuse(service, name, reason)
+                self._voice.refused(service, name, reason)
         else:
             book.failed(name)
             why = why or ("none of its addresses may be a target" if found else "has no address")
         if why:
-            self._fail(service, name, why)
+            self._voice.failed(service, why, name)
         else:
-            self._failing.discard((service, name))
+            self._voice.succeeded(service, name)
         self._news.set()
         return None if why else ttl
-
-    async def _ask(self, name: str) -> tuple[dict[Kind, Answer], str]:
-        """What there is, and why something is not.
-
-        That one family has addresses and the other says that there is no such name is a fault of
-        some servers (RFC 4074): nothing can be concluded from it.
-        """
-        of = tuple(str(n.network_address) for n in self.settings.servers)
-        of = of or await self.engine.look(servers)
-        answers: dict[Kind, Answer] = {}
-        why = ""
-        for attempt in range(ATTEMPTS):
-            missing = [kind for kind in KINDS if kind not in answers]
-            async with self._limit:
-                results = await asyncio.gather(
-                    *(resolver.ask(name, kind, of) for kind in missing), return_exceptions=True
-                )
-            failed = []
-            for kind, result in zip(missing, results, strict=True):
-                if isinstance(result, Answer):
-                    answers[kind] = result
-                elif isinstance(result, resolver.Unanswered):
-                    failed.append(result.message)
-                else:
-                    raise result
-            why = "; ".join(failed)
-            if not failed:
-                break
-            if attempt < ATTEMPTS - 1:
-                await asyncio.sleep(RETRY * 2**attempt)
-        if any(answer.addresses for answer in answers.values()):
-            for kind, answer in list(answers.items()):
-                if answer.rcode:
-                    del answers[kind]
-                    why = why or f"{name} {kind}: NXDOMAIN, but it has addresses"
-        return answers, why
 
     # ---- listening
 
@@ -257,7 +218,7 @@ class Names:
                     continue
                 reason = book.seen(told.name, address, told.answer.ttl, now())
                 if reason:
-                    self._refuse(service, told.name, f"{address}: {reason}", told)
+                    self._voice.refused(service, told.name, f"{address}: {reason}", told)
             if good:
                 self._news.set()
 
@@ -288,7 +249,7 @@ class Names:
             if why is None:
                 good.add(address)
             else:
-                self._refuse(service, name, f"{address} {why}")
+                self._voice.refused(service, name, f"{address} {why}")
         book.approve(good, now())
         return good
 
@@ -341,69 +302,11 @@ class Names:
                     self._news.set()
                     return
             self._blocked[service] = now() + BLOCKED
-            self._fail(service, "", f"its addresses could not be set: {error}")
+            self._voice.failed(service, f"its addresses could not be set: {error}")
             return
         record = self.engine.world.services.get(service)
         if changed and record is not None:
-            self._failing.discard((service, ""))
-            after = set(record.addresses)
-            added, removed = sorted(after - before), sorted(before - after)
-            words = [f"{sign}{a}" for sign, which in (("+", added), ("-", removed)) for a in which]
-            self.engine.events.publish(
-                "names.changed",
-                f"{service}: {', '.join(book.names)} {' '.join(words)}",
-                service=service,
-                added=added,
-                removed=removed,
-            )
-
-    # ---- telling
-
-    def _fail(self, service: str, name: str, why: str) -> None:
-        """Once, until it succeeds again."""
-        if (service, name) in self._failing:
-            return
-        self._failing.add((service, name))
-        text = f"{service}: {name + ': ' if name else ''}{why}; what it stood for stays"
-        self.engine.events.publish(
-            "names.failed", text, service=service, level="warning", name=name, why=why
-        )
-
-    def _is_told(self, service: str, why: str) -> bool:
-        """Whether it was just now; else it is told now."""
-        moment = now()
-        if moment - self._refused.get((service, why), -QUIET) < QUIET:
-            return True
-        if len(self._refused) >= MAX_QUIET:
-            self._refused.clear()
-        self._refused[service, why] = moment
-        return False
-
-    def _spoiled(self, name: str, seen: Datagram) -> None:
-        if not self._is_told("", f"spoiled by {seen.source}"):
-            self.engine.events.publish(
-                "names.forged",
-                f"{seen.source} answers for {name} from the clients' side; nothing that clients are"
-                f" told is learnt for {SPOILED:g} s",
-                level="warning",
-                name=name,
-                source=str(seen.source),
-                client=str(seen.destination),
-            )
-
-    def _refuse(self, service: str, name: str, why: str, told: Told | None = None) -> None:
-        if self._is_told(service, why):
-            return
-        data = {"client": str(told.client), "server": str(told.server)} if told else {}
-        self.engine.events.publish(
-            "names.refused",
-            f"{service}: {name} may not lead to {why}",
-            service=service,
-            level="warning",
-            name=name,
-            why=why,
-            **data,
-        )
+            self._voice.changed(service, book.names, before, record.addresses)
 
 
 def _is_kept(record: Record) -> bool:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 
-from viscum.controller.dns.message import Answer, Kind, question, read
+from viscum.controller.dns.message import KINDS, Answer, Kind, question, read
 from viscum.errors import ViscumError
 
 PORT = 53
 TIMEOUT = 2.0  # seconds for one server
 ROUNDS = 2
+ATTEMPTS, RETRY = 3, 1.0  # seconds, doubled: for a family that fails, before the other goes on
 MAX_STRANGE = 100  # datagrams that answer nothing we asked, until the server is given up
 RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
 NXDOMAIN = 3
@@ -40,6 +41,43 @@ async def ask(name: str, kind: Kind, servers: tuple[str, ...]) -> Answer:
             why[server] = RCODES.get(answer.rcode, f"rcode {answer.rcode}")
     reasons = ", ".join(f"{server}: {reason}" for server, reason in why.items())
     raise Unanswered(f"{name} {kind}: {reasons or 'there is no name server to ask'}")
+
+
+async def ask_both(
+    name: str, servers: tuple[str, ...], limit: asyncio.Semaphore
+) -> tuple[dict[Kind, Answer], str]:
+    """A and AAAA: what there is, and why something is not. A family that fails is tried again.
+
+    That one family has addresses and the other says that there is no such name is a fault of some
+    servers (RFC 4074): nothing can be concluded from it.
+    """
+    answers: dict[Kind, Answer] = {}
+    why = ""
+    for attempt in range(ATTEMPTS):
+        missing = [kind for kind in KINDS if kind not in answers]
+        async with limit:
+            results = await asyncio.gather(
+                *(ask(name, kind, servers) for kind in missing), return_exceptions=True
+            )
+        failed = []
+        for kind, result in zip(missing, results, strict=True):
+            if isinstance(result, Answer):
+                answers[kind] = result
+            elif isinstance(result, Unanswered):
+                failed.append(result.message)
+            else:
+                raise result
+        why = "; ".join(failed)
+        if not failed:
+            break
+        if attempt < ATTEMPTS - 1:
+            await asyncio.sleep(RETRY * 2**attempt)
+    if any(answer.addresses for answer in answers.values()):
+        for kind, answer in list(answers.items()):
+            if answer.rcode:
+                del answers[kind]
+                why = why or f"{name} {kind}: NXDOMAIN, but it has addresses"
+    return answers, why
 
 
 async def _ask(server: str, name: str, kind: Kind) -> Answer:
