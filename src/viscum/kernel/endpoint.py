@@ -74,9 +74,15 @@ def listen_tcp(address: str, port: int) -> socket.socket:
 def connect_unix(path: str, timeout: float | None) -> socket.socket:
     """A connection to who listens at `path`. Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Not as Python does it: a non-blocking connect(2) does not wait for room in the backlog.
+    limit = struct.pack("ll", int(timeout or 0), 0)
     try:
-        connection.settimeout(timeout)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         connection.connect(path)
+        connection.settimeout(timeout)
+    except BlockingIOError:
+        connection.close()
+        raise TimeoutError(errno.ETIMEDOUT, "it does not answer", path) from None
     except BaseException:
         connection.close()
         raise

@@ -152,6 +152,11 @@ def _field_schema(info: FieldInfo) -> dict[str, Any]:
         return table_schema(struct)
     meta = _meta(info)
     result = _type_schema(info.type)
+    if _is_optional(info.type):  # in JSON; TOML can't say it
+        kinds = result.pop("type", [])
+        result["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
+        if "enum" in result:
+            result = {"enum": [*result["enum"], None]}
     result["description"] = meta.description
     if meta.examples:
         result["examples"] = meta.examples
@@ -197,6 +202,12 @@ def _stripped(hint: Any) -> tuple[Any, Kind | None]:
             (hint,) = (arg for arg in get_args(hint) if arg is not type(None))
         else:
             return hint, kind
+
+
+def _is_optional(hint: Any) -> bool:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_origin(hint) in (Union, UnionType) and type(None) in get_args(hint)
 
 
 def _meta(info: FieldInfo) -> Meta:

@@ -213,7 +213,7 @@ class _Sender:
             headers |= {"content-length": str(len(data))}
         if data:
             headers |= {"content-type": answer.media}
-        if answer.status in (408, 413):
+        if answer.status == 408:  # of 413 the body is let come for a while: else nobody reads this
             headers |= {"connection": "close"}
         await self.start(answer.status, headers)
         await self.body(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
@@ -16,15 +17,27 @@ from viscum.controller.api.route import Text as Media
 from viscum.controller.api.streams import frame
 from viscum.controller.events import Event, Missed
 from viscum.errors import InputError, Problem
-from viscum.spec.types import Text
+from viscum.spec.values import BadValue, Kind
 
 TICK = 1.0  # seconds between two snapshots of /v1/live
+
+
+CURSOR = "^[0-9a-f]{1,16}-[0-9]{1,18}$"
+
+
+def _cursor(given: object) -> str:
+    if isinstance(given, str) and re.match(CURSOR, given):
+        return given
+    raise BadValue("is no cursor", "give one as it was sent")
+
+
+Cursor = Annotated[str, Kind("cursor", _cursor, CURSOR)]
 
 
 class EventsQuery(Struct, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(description="So many at most.", ge=1, le=1000)] = 100
     after: Annotated[
-        Text | None, Meta(description="A cursor (`next`, or an id of the stream); none: all.")
+        Cursor | None, Meta(description="A cursor (`next`, or an id of the stream); none: all.")
     ] = None
 
 
@@ -82,9 +95,10 @@ def _number(context: Context, cursor: str | None) -> tuple[int, bool]:
     """(the event's number, whether what followed is no longer remembered). Raises InputError."""
     if not cursor:
         return 0, False
-    born, dash, number = cursor.partition("-")
-    if not dash or not number.isascii() or not number.isdigit() or len(number) > 18:
-        raise InputError(Problem("after", cursor[:80], "is no cursor", "give one as it was sent"))
+    if not re.match(CURSOR, cursor):  # a header's
+        fix = "give one as it was sent"
+        raise InputError(Problem("Last-Event-ID", cursor[:80], "is no cursor", fix))
+    born, _, number = cursor.partition("-")
     if born != context.born or int(number) > context.events.last:
         return 0, True
     kept = context.events.since()
@@ -103,7 +117,7 @@ async def _live(context: Context, who: Principal | None) -> AsyncGenerator[bytes
 
 class StreamQuery(Struct, frozen=True, kw_only=True):
     after: Annotated[
-        Text | None,
+        Cursor | None,
         Meta(description="The id of the last event that was seen, where Last-Event-ID can't be "
              "given."),
     ] = None  # fmt: skip

@@ -21,7 +21,7 @@ from viscum.controller.api.app import App
 from viscum.kernel import endpoint
 
 CONNECTIONS = 512  # at a time
-HANDSHAKE, HANDSHAKES = 10.0, 128  # seconds that TLS may take to begin; so many at a time
+HANDSHAKE, HANDSHAKES = 10.0, 256  # seconds that TLS may take to begin; so many at a time
 HEAD = 10.0  # seconds within which a request's head has to be here
 IDLE = 75  # seconds a connection is kept without one
 HEAD_BYTES = 32 << 10
@@ -53,15 +53,20 @@ class Server:
         self.config.load()
 
     def protocol(self) -> asyncio.Protocol:
-        """For a new connection. Raises ConnectionRefusedError (it is closed) while too many others
-        have not come further than that."""
+        """For a new connection."""
+        made = _Connection(self.config, self.state, {})
+        made.begun = self.begun
+        return made
+
+    def secure(self) -> asyncio.Protocol:
+        """For a new connection of TLS. Raises ConnectionRefusedError (it is closed) while too many
+        others have not come further than that."""
         moment = asyncio.get_running_loop().time()
         for old in [p for p, t in self.begun.items() if moment - t > HANDSHAKE]:
             del self.begun[old]
         if len(self.begun) >= HANDSHAKES:
             raise ConnectionRefusedError
-        made = _Connection(self.config, self.state, {})
-        made.begun = self.begun
+        made = self.protocol()
         self.begun[made] = moment
         return made
 

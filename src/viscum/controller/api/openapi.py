@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
-from viscum.controller.api import problem
+from viscum.controller.api import happenings, problem
 from viscum.controller.api.route import JSON, Nothing, Plain, Route, Text
 from viscum.controller.api.table import ROUTES as EVERY
 from viscum.spec import doc as spec_doc
@@ -37,6 +37,13 @@ WORDS = {
     500: "Failed.",
 }
 ALWAYS = (400, 401, 403, 408, 429, 500)
+_TAG = r'(W/)?"[^"]*"'
+_TAGS = rf"^(\*|{_TAG}(, ?{_TAG})*)$"
+PATTERNS = {
+    "If-Match": _TAGS,
+    "If-None-Match": _TAGS,
+    "Last-Event-ID": happenings.CURSOR,
+}
 REQUEST_HEADERS = {
     "If-Match": "Only if it is still what this ETag names (* : if it is there).",
     "If-None-Match": "Only if it is not what this ETag names (* : if it is not there).",
@@ -156,7 +163,7 @@ def _in_headers(route: Route) -> list[dict[str, Any]]:
             "name": name,
             "in": "header",
             "description": REQUEST_HEADERS[name],
-            "schema": {"type": "string"},
+            "schema": {"type": "string", "pattern": PATTERNS[name]},
         }
         for name in route.request_headers
     ]

@@ -61,7 +61,9 @@ class OnUnix:
         loop = asyncio.get_running_loop()
         server = self.api.server
         try:
-            async with await loop.create_unix_server(server.protocol, sock=listener):
+            async with await loop.create_unix_server(
+                server.protocol, sock=listener, backlog=endpoint.BACKLOG
+            ):
                 self.api.controller.engine.events.publish(
                     "api.listens", f"the API listens at {self.path}", at=self.path
                 )
@@ -133,8 +135,9 @@ class OnTcp:
                         )
                     else:
                         new = await loop.create_server(
-                            self.api.server.protocol,
+                            self.api.server.secure,
                             sock=listener.dup(),
+                            backlog=endpoint.BACKLOG,
                             ssl=context,
                             ssl_handshake_timeout=HANDSHAKE,
                             ssl_shutdown_timeout=HANDSHAKE,

@@ -91,11 +91,12 @@ async def listed(call: Call) -> Reply:
 async def one(call: Call) -> Reply:
     record = call.context.record(call.who, call.path["name"])
     query: OneQuery = call.query
-    if query.deep:
-        return Reply(await call.context.view.deep(call.who, record))
     tag = call.context.asked(record).etag
     unless = call.headers.get("if-none-match")
-    if unless is not None and etag.matches(unless, tag, weak=True):
+    same = unless is not None and etag.matches(unless, tag, weak=True)
+    if query.deep:
+        return Reply(await call.context.view.deep(call.who, record))
+    if same:
         return Reply(None, 304, {"etag": tag})
     return Reply(await call.context.view.service(call.who, record), 200, {"etag": tag})
 
