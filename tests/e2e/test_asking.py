@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -291,6 +292,10 @@ def test_what_is_asked_leaves_nothing_open_and_needs_little(site: Site, figure: 
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert len(os.listdir("/proc/self/fd")) == fds
     assert grown < 4096
+    spent = time.process_time()
+    for _ in range(100):
+        assert site.ask("well", expect="well") == ""
+    figure("CPU of one probe by HTTP", (time.process_time() - spent) * 10, "ms")
     figure("more memory at the most, while servers answer without end", grown, "KB")
 
 

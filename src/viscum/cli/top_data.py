@@ -124,7 +124,7 @@ class There:
         signals = Signals(self.prefix) if self.prefix is not None else None
         for sent in self.client.stream("/v1/live"):
             found = tuple(_seen(one) for one in sent.data["services"])
-            told = ((sent.data.get("host") or {}).get("load") or {}).get("signals") or ()
+            told = sent.data.get("signals") or ()
             said = signals() if signals else tuple(_signal(**one) for one in told)
             yield Look(time.monotonic(), found, said)
 
