@@ -245,6 +245,12 @@ def _ignoring(errnos: set[int], call, *args: object) -> None:  # type: ignore[no
             raise
 
 
+def addresses() -> set[IPv4Address | IPv6Address]:
+    """Every address of every link here."""
+    with Rtnl() as host:
+        return {a.address.ip for a in host.addresses()}
+
+
 def index(name: str) -> int:
     """Its interface index here; 0 if there is no such interface."""
     try:

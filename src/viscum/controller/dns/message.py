@@ -80,10 +80,10 @@ def read(message: bytes, name: str, kind: Kind) -> Answer | None:
         return None
     if message[2] & 0x02:
         return Answer(0, truncated=True)
-    import dns.message
-    import dns.name
-
     try:
+        import dns.message
+        import dns.name
+
         parsed = dns.message.from_wire(message, ignore_trailing=True)
         return Answer(int(parsed.rcode()), *_followed(parsed, dns.name.from_text(name), kind))
     except Exception:  # a parser of what anybody sends: whatever it is, it is no answer

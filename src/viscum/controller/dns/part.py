@@ -24,6 +24,7 @@ from viscum.controller.dns.voice import Voice
 from viscum.controller.engine import Engine
 from viscum.controller.settings import Names as Settings
 from viscum.errors import InputError, ViscumError
+from viscum.kernel import link
 from viscum.kernel.observe import observe
 from viscum.kernel.resolver import servers
 from viscum.model import Address
@@ -192,7 +193,7 @@ class Names:
         try:
             while True:
                 await self._ears.needed.wait()
-                self._ears.own = set((await self._known_ground()).own)
+                self._ears.own = await self.engine.look(link.addresses)
                 self._ears.open()
                 await asyncio.sleep(FRESH)
         finally:

@@ -25,6 +25,12 @@ class Unanswered(ViscumError):
 async def ask(name: str, kind: Kind, servers: tuple[str, ...]) -> Answer:
     """The first answer that says that there are addresses, or none (NXDOMAIN or nothing of this
     kind). Raises Unanswered, with every server's reason."""
+    try:
+        import dns.message  # noqa: F401  `read` needs it
+    except ImportError:
+        raise Unanswered(
+            f"{name} {kind}: dnspython is not installed: pip install 'viscum[controller]'"
+        ) from None
     why: dict[str, str] = {}
     for _ in range(ROUNDS):
         for server in servers:
