@@ -166,6 +166,7 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     ("steer.names.min-ttl", {"steer__names": {"min-ttl": "1ms"}}),
     ("steer.names.hold", {"steer__names": {"hold": "300d"}}),
     ("steer.udp.idle", {"steer__udp": {"idle": "1d"}}),
+    ("steer.names.max-addresses", {"steer__names": {"max-addresses": 65}}),
     # names
     ("name", {"name": "web"}),
     ("name", {"name": "beta-web"}),
@@ -210,7 +211,7 @@ def test_all_problems_are_told_at_once(access: Access) -> None:
     for some in changes.values():
         everything |= some
     everything |= {"limits__cpu": 3, "limits__memory": "2G"}
-    everything["steer__names"] = {"min-ttl": "1ms", "hold": "300d"}
+    everything["steer__names"] = {"min-ttl": "1ms", "hold": "300d", "max-addresses": 65}
     problems = refused(access.guard.admit, "acme", from_mapping(good(**everything)), EMPTY)
     expected = {field.partition("[")[0] for field, _ in BEYOND}
     assert {field.partition("[")[0] for field in problems} == expected

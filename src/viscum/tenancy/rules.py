@@ -93,6 +93,13 @@ def _targets(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
             f"are more than the {MAX_TARGETS} that a tenant's service may have",
             "write a prefix",
         )
+    if spec.steer.names.max_addresses > MAX_TARGETS:
+        yield Problem(
+            "steer.names.max-addresses",
+            str(spec.steer.names.max_addresses),
+            f"is more than the {MAX_TARGETS} that a tenant's service may have",
+            f"write {MAX_TARGETS} or less",
+        )
     for index, given in enumerate(spec.steer.targets):
         field = f"steer.targets[{index}]"
         network = target_network(given)
