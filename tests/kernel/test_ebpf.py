@@ -38,7 +38,7 @@ from viscum.kernel import bpf, director
 from viscum.kernel.director import abi, attach, explain
 from viscum.kernel.director.ebpf import OBJECT, EbpfDirector, opened
 from viscum.kernel.rtnl import Rtnl
-from viscum.model import SteerService
+from viscum.model import Hold, SteerService
 
 Figure = Callable[[str, float | str, str], None]
 
@@ -538,3 +538,13 @@ def test_a_lookup_does_not_grow_with_the_targets(topo: Topo, figure: Figure) -> 
     for name, a, b in zip(("hit", "miss"), one, full, strict=True):
         figure(f"{name}, 1 and 100,001 targets", f"{a} and {b}", "ns")
         assert b < 2 * a + 50
+
+
+@pytest.mark.req("N10")
+def test_without_a_client_interface_nothing_is_held(topo: Topo) -> None:
+    """The returner alone is left, whose maps are not all there are."""
+    topo.steer(topo.service())
+    topo.sh(f"ip -n {topo.name}-ap link del wlan0")
+    assert topo.inside("ap", topo.director.hold, 1, Hold(load=50.0)) is False
+    assert topo.inside("ap", topo.director.look).holds == {}
+    assert topo.counters().packets == {}

@@ -209,8 +209,8 @@ class EbpfDirector:
     def hold(self, sid: int, hold: Hold) -> bool:
         maps = opened(first()).maps
         key = abi.U32.pack(sid)
-        if not maps or maps["services"].get(key) is None:
-            return False
+        if "holds" not in maps or maps["services"].get(key) is None:
+            return False  # also where no director is left that would ask for it
         if hold == FREE:
             maps["holds"].delete(key)
         else:
