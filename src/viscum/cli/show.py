@@ -14,7 +14,7 @@ from viscum.cli.output import as_json, fields, note, say, table
 from viscum.clock import now
 from viscum.errors import ViscumError
 from viscum.host import Host
-from viscum.model import Hold
+from viscum.model import Histogram, Hold
 
 if TYPE_CHECKING:
     from viscum.cli.common import Target
@@ -93,6 +93,9 @@ def status(ctx: click.Context, name: str, json_: bool) -> None:
             "ports": ", ".join(s.ports) or "all",
             "flows": s.flows,
             "bytes": f"{size(s.in_bytes)} in, {size(s.out_bytes)} out",
+            "own bytes": f"{size(s.own_in_bytes)} in, {size(s.own_out_bytes)} out",
+            "accept time": _times(s.connect),
+            "round trip": _times(s.rtt),
         }
     )
     for g in s.generations:
@@ -131,6 +134,21 @@ def _held(hold: Hold) -> str:
 def _short(values: tuple[str, ...]) -> str:
     shown = [v.removesuffix("/32").removesuffix("/128") for v in values[:2]]
     return ",".join(shown) + (f",+{len(values) - 2}" if len(values) > 2 else "")
+
+
+def _times(histogram: Histogram) -> str:
+    """How long a half of them took at most, and nearly all."""
+    middle, most = histogram.quantile(0.5), histogram.quantile(0.99)
+    if middle is None or most is None:
+        return "-"
+    return f"{_time(middle)} (99 %: {_time(most)}) of {histogram.count} connections"
+
+
+def _time(seconds: float) -> str:
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def size(count: float) -> str:
