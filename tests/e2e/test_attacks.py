@@ -268,7 +268,7 @@ NETWORK = [
     Attack("SCTP's module", fixed("sock", socket.AF_INET, STREAM, 132), NO_PROTOCOL, ""),
     Attack("netfilter by netlink", fixed("sock", NETLINK, RAW, 12), NO_PROTOCOL, "loose"),
     Attack("generic netlink", fixed("sock", NETLINK, RAW, 16), NO_PROTOCOL, "loose"),
-    Attack("audit", fixed("sock", NETLINK, RAW, 9), NO_PROTOCOL, "loose", "!"),
+    Attack("audit", fixed("sock", NETLINK, RAW, 9), NO_PROTOCOL, ""),
     Attack("an address of its own choice",
            fixed("program", "ip", "addr", "add", "192.0.2.77/32", "dev", "lo"), EPERM, "operator"),
     Attack("a route of its own choice",
