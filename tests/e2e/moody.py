@@ -109,8 +109,10 @@ def tell(line: str) -> None:
 
 
 def mood_in(file: str) -> str:
-    with open(file) as opened:
-        return opened.read().strip()
+    while True:
+        with open(file) as opened:
+            if mood := opened.read().strip():  # it may just be being written
+                return mood
 
 
 def greet(conn: socket.socket, *_: str) -> None:
