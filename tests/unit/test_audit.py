@@ -8,15 +8,18 @@ import os
 import stat
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from viscum.controller import turns
 from viscum.controller.access import Access, Principal
-from viscum.controller.audit import Audit, Unwritable, differs
+from viscum.controller.audit import Audit, Unwritable, differs, hash_of
 from viscum.controller.tokens import Tokens
 from viscum.errors import InputError, ViscumError
 from viscum.spec import from_mapping
@@ -91,6 +94,17 @@ def test_any_change_of_a_line_shows(
     new = data.draw(st.integers(0, 255).filter(lambda b: b != content[at]))
     path.write_bytes(content[:at] + bytes([new]) + content[at + 1 :])
     assert audit.verify().wrong
+
+
+def test_a_line_forged_with_a_hash_of_its_own_shows(tmp_path: Path) -> None:
+    audit = Audit(str(tmp_path / "audit.log"))
+    write(audit, 3)
+    lines = audit.path.read_bytes().splitlines(keepends=True)
+    second = replace(audit.newest(2)[0], principal="nobody")
+    forged = msgspec.json.encode(replace(second, hash=hash_of(second))) + b"\n"
+    audit.path.write_bytes(lines[0] + forged + lines[2])
+    (wrong,) = audit.verify().wrong
+    assert "entry 3 does not follow entry 2" in wrong
 
 
 @pytest.mark.parametrize("victim", ["audit.log", "audit.log.1", "audit.log.2"])
@@ -204,6 +218,38 @@ def test_an_intention_and_what_became_of_it(tmp_path: Path) -> None:
         ("service.stop", "failed: it did not stop"),
     ]
     assert not audit.knows("acme-other")
+
+
+# ---- turns ---
+
+
+def test_a_tenant_has_its_turns_and_the_operator_is_not_held_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = 1000.0
+    monkeypatch.setattr(turns, "now", lambda: moment)
+    of = turns.Turns()
+    root, other = replace(WHO, tenant=None), replace(WHO, tenant="beta")
+    with ExitStack() as under_way:
+        for _ in range(turns.AT_ONCE):
+            under_way.enter_context(of.turn(WHO))
+        with pytest.raises(turns.Hurried, match="under way"), of.turn(WHO):
+            pass
+        with of.turn(other), of.turn(root):
+            pass
+    for _ in range(turns.BURST - turns.AT_ONCE):
+        with of.turn(WHO):
+            pass
+    with pytest.raises(turns.Hurried) as raised, of.turn(WHO):
+        pass
+    assert raised.value.after == 1
+    with of.turn(other), of.turn(root):
+        pass
+    moment += 1.0
+    with of.turn(WHO):
+        pass
+    with pytest.raises(turns.Hurried), of.turn(WHO):
+        pass
 
 
 # ---- tokens ------------------------------------------------------------------------------------
