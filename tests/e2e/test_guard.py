@@ -145,16 +145,16 @@ def test_a_service_at_its_limit_gives_way_cuts_nothing_and_comes_back(
 ) -> None:
     need_kernel("a cpu controller", "cpu" in cgroupfs.hierarchies().available())
     lab = cloud
-    serve(lab, limits="cpu = 0.2", guard="min-share = 40")
+    serve(lab, limits="cpu = 0.05", guard="min-share = 40")
     serve(lab, "other", target=CLOUDS4[1])
     with running(lab) as viscumd:
         kept = Download(lab)
         assert "X-From: web" in kept.head
-        with flood(lab, 30) as offered:  # 30 × 20 ms = 0.6 processors, three times its limit
+        with flood(lab, 15) as offered:  # 15 × 20 ms = 0.3 processors, six times its limit
             told = viscumd.wait("guard.gives-way", "web", timeout=30)
             assert told["data"]["cause"] == "throttled"
             wait_until(lambda: share(lab) < 60, "it is lowered", 30)
-            assert "cloud" in offered.answers(), "the others' way is the cloud"
+            wait_until(lambda: "cloud" in offered.answers(), "the others go to the cloud")
             seen = client(viscumd).get("/v1/services/web").json["load"]
             assert seen["cause"] == "throttled"
             assert 39 < seen["share"] < 60

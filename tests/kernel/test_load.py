@@ -98,7 +98,7 @@ def test_only_the_processors_that_are_named_count() -> None:
 
 def test_a_sample_costs_little(figure: Figure) -> None:
     prefix = "viscum-nobody"
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(100):
         load.sample(prefix)
-    figure("one sample of the box", (time.perf_counter() - began) * 1e4, "µs (aim: at most 300)")
+    figure("one sample of the box", (time.thread_time() - began) * 1e4, "µs (aim: at most 300)")
