@@ -304,6 +304,12 @@ def test_a_certificate_is_no_token(tokens: Tokens) -> None:
         tokens.add("box-7", "admin", None, None, "certificate")
 
 
+def test_a_token_that_would_count_for_no_time_is_none(tokens: Tokens) -> None:
+    with pytest.raises(InputError, match="ends it before it begins"):
+        tokens.add("alice", "viewer", None, 0.0)
+    assert tokens.all() == {}
+
+
 def test_expiry_and_removal_count_at_once(tokens: Tokens, tmp_path: Path) -> None:
     access = Access(str(tmp_path))
     _, short = tokens.add("alice", "viewer", None, 0.2)

@@ -83,6 +83,8 @@ def add(
     with noted("tenant.put", name, name, tuple(filter(None, text.splitlines()))):
         made = tenants.put(known, name, text, world, replace=replace)
     say(f"{name} may steer {_words(made.targets)} from {_words(made.interfaces)}")
+    if not made.interfaces:
+        note("note: without an interface (--on) that is nothing yet")
     if made.domains and not made.targets and not made.domains_anywhere:
         note("note: its domains lead nowhere: what they resolve to has to lie in its targets")
     for problem in tenants.status(made, world).beyond:

@@ -102,6 +102,8 @@ class Tokens:
     ) -> tuple[Credential, str]:
         """(what is kept, the token: told now and never again; "" for a certificate)."""
         _check_name(name)
+        if lifetime is not None and lifetime <= 0:
+            raise InputError(Problem("expires", "0", "ends it before it begins", "give a time"))
         with files.exclusive(self.path):
             known = self._read()
             if kind == "certificate" and any(

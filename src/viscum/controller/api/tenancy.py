@@ -13,6 +13,7 @@ from viscum.controller.access import Principal
 from viscum.controller.api.context import Context
 from viscum.controller.api.read import Flag
 from viscum.controller.api.route import Call, Conflict, Forbidden, NotFound, Reply, Route
+from viscum.controller.api.services import PageQuery
 from viscum.controller.audit import Entry
 from viscum.controller.tenants import Kept, TenantStatus
 from viscum.controller.tokens import Credential, Kind, Role
@@ -72,13 +73,6 @@ class AuditPage(Struct, frozen=True):
     next: str | None = None
 
 
-class PageQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
-    limit: Annotated[int, Meta(description="So many at most.", ge=1, le=500)] = 100
-    after: Annotated[
-        Text | None, Meta(description="The `next` of the page before; none: from the start.")
-    ] = None
-
-
 class RemoveQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
     with_services: Annotated[Flag, Meta(description="And its services, with all their flows.")] = (
         False
@@ -106,7 +100,7 @@ class NewCredential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: Annotated[Literal["token", "certificate"], Meta(description="What it is.")] = "token"
     expires: Annotated[
         Duration | None,
-        Meta(description="Counts for so long; none: for ever.", examples=["90d"]),
+        Meta(description="Counts for so long; none: for ever.", examples=["90d"], gt=0),
     ] = None
 
 
