@@ -38,6 +38,10 @@ class ViscumError(Exception):
         self.hint = hint
 
 
+class Held(ViscumError):
+    """Another command has what is needed, for longer than was waited."""
+
+
 class InputError(ViscumError):
     """Bad input (exit status 2): every problem at once, found before anything was touched."""
 
@@ -46,3 +50,7 @@ class InputError(ViscumError):
     def __init__(self, *problems: Problem) -> None:
         super().__init__("; ".join(str(p) for p in problems))
         self.problems = problems
+
+
+class InConflict(InputError):
+    """Nothing wrong with what was given, but with what there is just now; it may pass."""

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from msgspec.structs import replace
 
 from viscum import names
-from viscum.errors import InputError, Problem, ViscumError
+from viscum.errors import InConflict, Problem, ViscumError
 from viscum.spec import Spec, needs_new_generation
 from viscum.store import Generation, HostRecord, Record, Retired, World
 
@@ -31,7 +31,7 @@ def create(world: World, spec: Spec, addresses: tuple[str, ...], taken: Collecti
 def add_generation(world: World, record: Record, spec: Spec, taken: Collection[int]) -> World:
     """A new generation in front of the others. `taken`: slots whose names exist on the host."""
     if len(record.generations) >= names.MAX_GENERATIONS:
-        raise InputError(
+        raise InConflict(
             Problem(
                 "name",
                 record.name,

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import asdict
 
-from viscum.errors import InputError, Problem, ViscumError
+from viscum.errors import Held, InputError, Problem, ViscumError
 from viscum.spec import Spec, from_mapping, to_mapping
 
 T = TypeVar("T")
@@ -342,7 +342,7 @@ def lock(
                 waiting(holder)
                 told = True
             if time.monotonic() >= end:
-                raise ViscumError(
+                raise Held(
                     f"{path} is held by {holder}",
                     state=f"nothing was changed (waited {timeout:g} s)",
                     hint="wait for it, or give --lock-timeout a larger value",

@@ -10,7 +10,7 @@ from viscum.controller import log
 from viscum.controller.access import Denied
 from viscum.controller.api.route import Refused
 from viscum.controller.engine import Busy
-from viscum.errors import InputError, Problem, ViscumError
+from viscum.errors import Held, InConflict, InputError, Problem, ViscumError
 from viscum.start import StartFailed
 
 MEDIA = "application/problem+json"
@@ -63,7 +63,8 @@ def of(error: Exception) -> tuple[ProblemDetails, dict[str, str]]:
     """The problem that says `error`, and the headers that go with it."""
     headers: dict[str, str] = {}
     if isinstance(error, InputError):
-        found = details(422, str(error), state="nothing was changed")
+        status = 409 if isinstance(error, InConflict) else 422
+        found = details(status, str(error), state="nothing was changed")
         found.problems = error.problems
         return found, headers
     if not isinstance(error, ViscumError):
@@ -78,6 +79,8 @@ def of(error: Exception) -> tuple[ProblemDetails, dict[str, str]]:
         status = 403
     elif isinstance(error, StartFailed):
         status = 422
+    elif isinstance(error, Held):
+        status, after = 429, 5
     elif isinstance(error, Busy):
         status, after = 429, error.after
     if after:
