@@ -112,7 +112,8 @@ def test_requests_that_are_none(api: Client) -> None:
     assert api.post(f"{WEB}/disable", {"now": True, "drain": "1s"}).fields == ["now"]
     assert api.post(f"{WEB}/disable", {"drain": "soon", "for": -1}).fields == ["for", "drain"]
     for tag in ("web", '"web', "W/x"):
-        assert api.put(WEB, web(), if_match=tag).status == 400
+        assert api.put(WEB, web(), if_match=tag).status == 412
+        assert api.put(WEB, web(), if_none_match=tag).status == 412
     refused = api("PATCH", WEB)
     assert (refused.status, refused.headers["allow"]) == (405, "DELETE, GET, HEAD, PUT")
     assert api.get("/v1/services/%2e%2e%2fetc").status == 404

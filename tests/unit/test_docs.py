@@ -47,6 +47,8 @@ def parse(words: list[str]) -> None:
     context = click.Context(app, info_name="viscum")
     while isinstance(command, click.Group):
         rest = command.make_context(context.info_name, list(words), resilient_parsing=False)
+        if not (rest._protected_args or rest.args):
+            return  # a mention of an option that goes before any command
         name, found, words = command.resolve_command(rest, [*rest._protected_args, *rest.args])
         assert found is not None, name
         context, command = rest, found

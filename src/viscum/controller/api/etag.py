@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from viscum.controller.api.route import Differs, Malformed
+from viscum.controller.api.route import Differs
 from viscum.store import Record
 
 
@@ -21,32 +21,38 @@ def of_bytes(data: bytes) -> str:
     return f'"{hashlib.blake2b(data, digest_size=12).hexdigest()}"'
 
 
-def tags(header: str) -> list[str]:
-    """Of If-Match or If-None-Match: ["*"], or the tags in their quotes. Raises Malformed."""
+def _tags(header: str) -> list[str]:
+    """Of If-Match or If-None-Match: ["*"], or the tags in their quotes; [] for what is none."""
     if header.strip() == "*":
         return ["*"]
     found = [tag.strip() for tag in header.split(",")]
-    for tag in found:
-        opaque = tag.removeprefix("W/")
-        if len(opaque) < 2 or opaque[0] != '"' or opaque[-1] != '"' or '"' in opaque[1:-1]:
-            raise Malformed(
-                f"{tag[:80]!r} is no entity tag",
-                hint="write the ETag as it was sent, in its quotes",
-            )
-    return found
+    return found if all(map(_is_tag, found)) else []
+
+
+def _is_tag(tag: str) -> bool:
+    opaque = tag.removeprefix("W/")
+    return len(opaque) > 1 and opaque[0] == opaque[-1] == '"' and '"' not in opaque[1:-1]
 
 
 def matches(header: str, tag: str | None, *, weak: bool = False) -> bool:
     """Whether the header names `tag` (None: there is nothing). weak: If-None-Match of a GET."""
-    found = tags(header)
+    found = _tags(header)
     if found == ["*"]:
         return tag is not None
     return tag in ([t.removeprefix("W/") for t in found] if weak else found)
 
 
 def require(tag: str | None, if_match: str | None, if_none_match: str | None) -> None:
-    """For a change. Raises Differs, Malformed."""
+    """For a change. Raises Differs, also for headers that are no entity tags: who gives one does
+    not want a change whatever there is."""
     now = f"its ETag is {tag}" if tag else "it does not exist"
+    for header in (if_match, if_none_match):
+        if header is not None and not _tags(header):
+            raise Differs(
+                f"{header[:80]!r} is no entity tag",
+                state=f"nothing was changed; {now}",
+                hint="write the ETag as it was sent, in its quotes",
+            )
     if if_match is not None and not matches(if_match, tag):
         raise Differs(
             "If-Match does not hold: somebody else has changed it",
