@@ -16,7 +16,7 @@ from viscum.lab import Lab
 SWITCHES = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-proxy-server",
+    "--no-proxy-server", "--disable-lcd-text",
 )  # fmt: skip
 
 

@@ -179,6 +179,47 @@ def test_a_service_is_seen_and_disabled(site: Site, web: str, page: Page) -> Non
     assert servers.body(site.lab, CLOUD4) == "cloud"
 
 
+@pytest.mark.req("C8", "C7")
+def test_rates_and_latency_are_live(site: Site, web: str, page: Page) -> None:
+    page.goto(site.forwarded())
+    row = page.get_by_role("row", name=re.compile(f"^{web}"))
+    expect(row.locator(".c-latency")).to_have_text("–")
+    ask = f"while :; do curl -s -o /dev/null http://{CLOUD4}/; done"
+    clients = site.lab.popen("ue", ["sh", "-c", ask])
+    try:
+        expect(row.locator(".c-latency")).to_have_text(re.compile(r"\d (µs|ms) / "))
+        expect(row.locator(".c-out")).to_have_text(re.compile("kbit/s|Mbit/s"))
+        row.get_by_role("link").click()
+        for title in ("Traffic", "New flows to the edge", "SYN to SYN-ACK"):
+            expect(page.get_by_role("figure", name=re.compile(f"^{title}"))).to_be_visible()
+        expect(page.get_by_role("row", name=re.compile("^edge new connection"))).to_be_visible()
+    finally:
+        clients.kill()
+        clients.wait()
+
+
+@pytest.mark.req("C8", "C3")
+def test_a_service_that_is_held_back_says_why(site: Site, page: Page, files: Path) -> None:
+    spec = {
+        "command": list(servers.nginx_command("edge", files)),
+        "steer": {"interfaces": ["wlan0"], "targets": [CLOUD4], "ports": ["80/tcp"]},
+        "probe": {"type": "tcp", "port": 81, "interval": "200ms", "failures": 1},
+    }
+    assert site.api.put("/v1/services/ill", spec).status == 201
+    try:
+        page.goto(site.forwarded())
+        row = page.get_by_role("row", name=re.compile("^ill"))
+        expect(row).to_contain_text("0 %, held: health")
+        expect(row).to_contain_text("unhealthy")
+        row.get_by_role("link").click()
+        said = "New flows go to the cloud, since its health probe fails."
+        expect(page.get_by_text(said)).to_be_visible()
+        expect(page.get_by_role("img", name=re.compile("now 0 %, asked for 100 %"))).to_be_visible()
+        page.goto("about:blank")
+    finally:
+        site.api.delete("/v1/services/ill?now=true")
+
+
 @pytest.mark.req("C8", "N14")
 def test_it_explains_why_a_packet_goes_where_it_goes(
     site: Site, web: str, page: Page, complaints: Complaints

@@ -22,6 +22,7 @@ export function login(complaint, begin) {
 		try {
 			await begin();
 		} catch (error) {
+			token.drop();
 			text(wrong, error.status === 401 ? "The controller does not know this token." : (error.words?.() ?? String(error)));
 			field.select();
 		}

@@ -10,7 +10,7 @@ import { hostPage } from "./host.js";
 import { login } from "./login.js";
 import { overview } from "./overview.js";
 import { servicePage } from "./service.js";
-import { age, changed, onChange, state, take } from "./state.js";
+import { age, onChange, state, take } from "./state.js";
 import { tenantsPage } from "./tenants.js";
 
 const OLD = 3; // seconds after which a snapshot is not called live
@@ -44,7 +44,7 @@ function go() {
 	view.update();
 	document.title = `${view.title} · Viscum`;
 	tabs();
-	main.scrollIntoView();
+	scrollTo(0, 0);
 }
 
 function tabs() {
@@ -120,13 +120,12 @@ async function start() {
 	} catch (error) {
 		if (error.status === 401 || error.status === 403) {
 			if (!token.get()) return denied(error);
-			token.drop();
 			throw error;
 		}
 		if (!token.get() || state.connection !== "denied") {
 			state.connection = "lost";
 			next = performance.now() + 3000;
-			setTimeout(() => start().catch(() => {}), 3000);
+			setTimeout(begin, 3000);
 			tick();
 			return;
 		}
@@ -139,6 +138,10 @@ async function start() {
 	go();
 	connect();
 	events.listen(denied).catch(() => {});
+}
+
+function begin() {
+	start().catch((error) => (error.status ? denied(error) : console.error(error)));
 }
 
 /** The light at the top, and the bar when nobody answers; each second. */
@@ -164,7 +167,7 @@ function tick() {
 
 // ---- the frame's own controls
 
-const again = h("button", { type: "button", on: { click: () => (live ? live.again() : start().catch(() => {})) } }, "Try now");
+const again = h("button", { type: "button", on: { click: () => (live ? live.again() : begin()) } }, "Try now");
 $("lost").append(h("span", { id: "lost-words" }), again);
 $("lost").removeAttribute("role"); // it counts down: changes are announced once, elsewhere
 
@@ -226,8 +229,4 @@ addEventListener("hashchange", () => {
 	main.focus();
 });
 setInterval(tick, 1000);
-start().catch((error) => {
-	if (error.status === 401 || error.status === 403) denied(error);
-	else console.error(error);
-});
-changed();
+begin();

@@ -122,16 +122,17 @@ export const staying = (n) => `${plural(n, "open flow")} ${n === 1 ? "stays at t
 export function inWords(raw) {
 	const s = status(raw);
 	const hold = held(raw);
-	const of = raw.spec?.steer?.["share-by"] === "flow" ? "" : " of clients";
 	const said = [];
 	if (!serves(raw)) said.push(NOT_SERVING[s.state] ?? "New flows go to the cloud.");
 	else if (s.steering !== "edge") said.push("It is disabled: new flows go to the cloud.");
-	else if (!s.share) said.push("Its share is 0 %: new flows go to the cloud.");
-	else said.push(s.share < 100 ? `New flows${of && ` of ${s.share} %${of}`} go to the edge${of ? "" : `, ${s.share} % of them`}.` : "New flows go to the edge.");
-	if (hold) {
+	else if (hold && hold.share < s.share) {
 		const because = hold.why === "health" ? "its health probe fails" : (CAUSES[raw.load?.cause] ?? "this box is short");
-		said.push(`The controller holds it at ${percent(hold.share)} of new flows because ${because}.`);
-	}
+		const instead = s.share < 100 ? ` instead of ${s.share} %` : "";
+		said.push(hold.share ? `${percent(hold.share)}${instead} of new flows go to the edge, since ${because}.` : `New flows go to the cloud, since ${because}.`);
+	} else if (s.share < 100) {
+		const flow = raw.spec?.steer?.["share-by"] === "flow";
+		said.push(flow ? `${s.share} % of new flows go to the edge.` : `New flows of ${s.share} % of clients go to the edge.`);
+	} else said.push("New flows go to the edge.");
 	if (typeof s.turns_back_in === "number") said.push(`This turns back by itself in ${span(s.turns_back_in)}.`);
 	if (s.flows && !share(raw) && s.state !== "dead") said.push(staying(s.flows));
 	return said.join(" ");

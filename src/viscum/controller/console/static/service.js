@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { facts, h, list, panel, pill, text } from "./dom.js";
 import { eventList } from "./events.js";
 import { decisions, explainForm } from "./explain.js";
-import { bytes, cores, count, delay, percent, rate, span } from "./format.js";
+import { bytes, cores, count, delay, percent, plural, rate, span } from "./format.js";
 import { logTail } from "./log.js";
 import * as model from "./model.js";
 import { plot } from "./plots.js";
@@ -116,6 +116,8 @@ export function servicePage(name) {
 		try {
 			service.spec = (await get(path)).spec;
 			spec.update(service.spec);
+			const isName = (target) => /[a-z]/i.test(target) && !target.includes(":");
+			service.names = service.spec.steer.targets.some(isName) ? (await get(`${path}/names`)).items : [];
 			update();
 		} catch (error) {
 			spec.fail(error);
@@ -138,7 +140,7 @@ export function servicePage(name) {
 		for (const one of [decided, running]) one.update(raw);
 		known.update([
 			["Targets", targets.join(", ")],
-			["By name", steer.targets?.filter((t) => !targets.includes(t) && !s.targets?.includes(t)).join(", ")],
+			["By name", service.names?.map((n) => `${n.name} is ${n.address} (${n.source}, ${plural(n.flows, "flow")})`).join("; ")],
 			["Ports", s.ports?.join(", ") || "all of TCP and UDP"],
 			["Clients on", s.interfaces?.join(", ")],
 			["Clients", steer.clients?.join(", ")],
