@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from e2e.api import Client, client, web
-from e2e.daemon import running
+from e2e.daemon import Daemon, running
 from support import wait_until
 from viscum.lab import CLOUD4, Lab
 
@@ -137,3 +137,28 @@ def test_explain_and_plan_tell_what_would_happen(api: Client) -> None:
     assert bad.fields[0].startswith("a: ") or bad.fields[0].startswith("b: ")
     assert [s["name"] for s in api.get("/v1/services").json["items"]] == ["web"]
     assert api.get(f"{WEB}?deep=true").json["status"]["drift"] == []
+
+
+@pytest.mark.req("C5")
+def test_the_socket_of_a_killed_controller_is_in_nobodys_way(lab: Lab) -> None:
+    daemon = Daemon(lab).start()
+    api = client(daemon)
+    api.put(WEB, web())
+    daemon.kill()
+    path = lab.state_dir / "api.sock"
+    assert path.is_socket(), "it is left"
+    daemon.start()
+    daemon.wait("api.listens", count=2)
+    assert api.get(WEB).json["status"]["state"] == "running", "the next one answers there"
+    daemon.kill()
+    assert lab.viscum("rm", "web").returncode == 0
+    assert not lab.state_dir.exists(), "nothing is left of either"
+
+    with running(lab) as other:
+        other.wait("api.listens", count=3)
+        assert path.is_socket()
+        second = lab.viscum("controller")
+        assert second.returncode == 1
+        assert f"(pid {other.process.pid})" in second.stderr if other.process else False
+        assert api.get("/v1/host").status == 200
+    assert not lab.state_dir.exists()

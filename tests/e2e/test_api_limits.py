@@ -244,3 +244,20 @@ class socket_held:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+@pytest.mark.req("C5")
+def test_what_makes_the_box_look_is_bounded(api: Client) -> None:
+    """All are answered, or told to come again; none waits behind a hundred others."""
+    found: list[int] = []
+
+    def plan() -> None:
+        found.append(api.post("/v1/plan", {"specs": [web() | {"name": "web"}]}).status)
+
+    asking = [threading.Thread(target=plan) for _ in range(48)]
+    for one in asking:
+        one.start()
+    for one in asking:
+        one.join()
+    assert set(found) == {200, 429}
+    assert api.post("/v1/plan", {"specs": []}).status == 200

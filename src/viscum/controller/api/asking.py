@@ -86,9 +86,10 @@ async def explained_on(call: Call) -> Reply:
 async def _explain(call: Call, name: str, interface: str) -> explain.Answer:
     engine = call.context.engine
     try:
-        answer = await engine.look(
-            explain.explain, engine.host, call.query.packet, name=name, interface=interface
-        )
+        with call.context.asking():
+            answer = await engine.look(
+                explain.explain, engine.host, call.query.packet, name=name, interface=interface
+            )
     except InputError as error:  # in the words of the command line
         words = {"PACKET": "packet", "--on": "on"}
         raise InputError(
@@ -115,7 +116,8 @@ async def planned(call: Call) -> Reply:
     if problems:
         raise InputError(*problems)
     mine = [context.record(call.who, name).name for name in gone]
-    ops = await engine.wait_for(engine.host.plan, admitted, {}, mine)
+    with context.asking():
+        ops = await engine.wait_for(engine.host.plan, admitted, {}, mine)
     return Reply(steps_of(ops, call.who, [*mine, *(spec.name for spec in admitted)]))
 
 

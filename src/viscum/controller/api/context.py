@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from viscum.controller.access import Access, Principal
 from viscum.controller.api import etag
 from viscum.controller.api.changes import Changes
-from viscum.controller.api.route import NotFound
+from viscum.controller.api.route import NotFound, TooMany
 from viscum.controller.api.streams import Streams
 from viscum.controller.api.view import View
 from viscum.controller.engine import Engine
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from viscum.controller.main import Controller
 
 HIDDEN = "(hidden)"
+ASKING = 16  # requests at a time for each of which the box is looked at anew
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Context:
     turns: Turns = field(default_factory=Turns)
     streams: Streams = field(default_factory=Streams)
     born: str = field(default_factory=lambda: secrets.token_hex(4))  # tells controllers apart
+    _asking: int = 0
     _openapi: bytes = b""
     _asked: dict[str, Asked] = field(default_factory=dict)  # by service
 
@@ -51,6 +55,17 @@ class Context:
     @property
     def events(self) -> Events:
         return self.engine.events
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around what makes the box look at something for one request alone. Raises TooMany."""
+        if self._asking >= ASKING:
+            raise TooMany(f"{ASKING} others ask the box for something like this", after=2)
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
 
     def cursor(self, number: int) -> str:
         """Numbers of events begin anew with each controller: a cursor says of which."""

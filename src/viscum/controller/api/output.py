@@ -63,7 +63,8 @@ async def _tails(call: Call) -> tuple[list[InstanceLog], dict[str, int]]:
     context, query = call.context, call.query
     record = context.record(call.who, call.path["name"])
     directory = context.engine.host.store.logs / record.name
-    found, ends = await context.engine.look(_read, directory, query.lines, query.since)
+    with context.asking():
+        found, ends = await context.engine.look(_read, directory, query.lines, query.since)
     if not found:
         raise NotFound(
             f"{record.name} has no log",
