@@ -106,7 +106,7 @@ def test_without_a_controller(box: Lab) -> None:
     with Terminal(box, "top") as terminal, echo.hold(box, CLOUD4) as client:
         client.ask("x" * 3000)
         first = terminal.shows("alpha")
-        assert "viscum top: this box  2 services" in first
+        assert "viscum: this box  2 services" in first
         assert all(len(row) <= 80 for row in first.splitlines())
         assert line(first, "alpha").split()[1:4] == ["running", "100%", "1"]
         wait_until(

@@ -130,7 +130,7 @@ def head(
 ) -> list[Line]:
     flows = sum(r.flows for r in rows)
     coming, going = sum(r.in_rate for r in rows), sum(r.out_rate for r in rows)
-    what = f"viscum top: {place}  {_count(len(rows), 'service')}  {_count(flows, 'flow')}  "
+    what = f"viscum: {place}  {_count(len(rows), 'service')}  {_count(flows, 'flow')}  "
     what += f"in {bits(coming)} out {bits(going)} bit/s"
     clock = clock if width >= 40 else ""
     room = width - len(clock) - 1
