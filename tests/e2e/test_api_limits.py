@@ -121,6 +121,7 @@ def test_requests_that_are_none(api: Client) -> None:
     assert api("HEAD", "/v1/host").raw == b""
 
 
+@pytest.mark.slow  # as long as the API waits for a body
 @pytest.mark.req("C5")
 def test_who_speaks_no_http_or_too_slowly_is_let_go(api: Client) -> None:
     huge = b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * (listen.HEAD_BYTES + 1000)

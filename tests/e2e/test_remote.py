@@ -146,7 +146,19 @@ def test_what_is_wrong_is_said_in_the_same_words(box: Lab, tmp_path: Path) -> No
         ("explain", "web", "nonsense"),
         ("apply", str(bad)),
         ("plan", str(bad)),
-        ("run", "--name", "b", "--on", "nowhere", "--target", "x", "--port", "0/tcp", "--", "sh"),
+        (
+            "run",
+            "--name",
+            "b",
+            "--on",
+            "nowhere",
+            "--target",
+            "127.0.0.1",
+            "--port",
+            "0/tcp",
+            "--",
+            "sh",
+        ),
     ):
         assert same(box, *words).returncode == 2, words
 
