@@ -12,9 +12,9 @@ from viscum import explain
 from viscum.controller.api.route import Call, Plain, Reply, Route
 from viscum.controller.api.services import Steps, steps_of
 from viscum.errors import InputError, Problem
-from viscum.host import located
+from viscum.host import Host, located
 from viscum.kernel.director.explain import SYNTAX, parse
-from viscum.spec import Spec, from_mapping
+from viscum.spec import BadSpec, Spec, from_mapping
 from viscum.spec.types import Interface, Text
 from viscum.spec.values import kind_of
 from viscum.store import Record
@@ -104,6 +104,7 @@ async def planned(call: Call) -> Reply:
     specs, gone = _wanted(call.body)
     problems: list[Problem] = []
     admitted: list[Spec] = []
+    readable: list[Spec] = []  # of what can't be used otherwise: all problems at once
     world = engine.world
     for number, given in enumerate(specs):
         name = given.get("name") if isinstance(given, dict) else None
@@ -113,12 +114,31 @@ async def planned(call: Call) -> Reply:
             admitted.append(context.access.admit(call.who, spec, world))
         except InputError as error:
             problems += [located(p, source[:80]) for p in error.problems]
+            # Not for a tenant: it would be told who has a target that is not its own.
+            if isinstance(error, BadSpec) and error.partial.name and call.who.of_host:
+                readable.append(error.partial)
     if problems:
+        with context.asking():
+            problems += await engine.wait_for(_besides, engine.host, readable, problems)
         raise InputError(*problems)
     mine = [context.record(call.who, name).name for name in gone]
     with context.asking():
         ops = await engine.wait_for(engine.host.plan, admitted, {}, mine)
     return Reply(steps_of(ops, call.who, [*mine, *(spec.name for spec in admitted)]))
+
+
+def _besides(host: Host, specs: list[Spec], known: list[Problem]) -> list[Problem]:
+    """What the box has against the rest of specs that have other problems already."""
+
+    def stem(problem: Problem) -> str:
+        return problem.field.partition("[")[0]
+
+    stems = {stem(problem) for problem in known}
+    try:
+        host.check_all(specs)
+    except InputError as more:
+        return [p for p in more.problems if stem(p) not in stems]
+    return []
 
 
 def _wanted(body: Any) -> tuple[list[Any], list[str]]:
