@@ -40,9 +40,9 @@ interval = "200ms"
 timeout = "200ms"
 failures = 2
 """
-LASTS = 2.0  # seconds for which new clients come
+LASTS = 1.5  # seconds for which new clients come
 EACH = 0.05  # seconds between two
-WAITS = 1.0  # seconds that a client waits for its answer
+WAITS = 0.7  # seconds that a client waits for its answer
 
 
 class Client(NamedTuple):
