@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from e2e.api import Client, web  # noqa: E402
 from e2e.certificates import Authority  # noqa: E402
 from e2e.daemon import Daemon, running  # noqa: E402
-from viscum.controller.tokens import Tokens  # noqa: E402
+from viscum.controller.who.tokens import Tokens  # noqa: E402
 from viscum.lab import Lab  # noqa: E402
 
 CONFIG = Path(__file__).with_name("api_fuzz.toml")

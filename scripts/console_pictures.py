@@ -23,7 +23,7 @@ from e2e import servers  # noqa: E402
 from e2e.api import Client, client  # noqa: E402
 from e2e.browser import browsers  # noqa: E402
 from e2e.daemon import running  # noqa: E402
-from viscum.controller.tokens import Tokens  # noqa: E402
+from viscum.controller.who.tokens import Tokens  # noqa: E402
 from viscum.lab import CLOUD6, CLOUDS4, Lab, ue4  # noqa: E402
 
 SECONDS = 150

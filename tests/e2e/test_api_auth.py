@@ -18,7 +18,7 @@ from e2e.daemon import Daemon, running
 from support import need_program, wait_until
 from viscum.controller.api.route import ROLES, Route
 from viscum.controller.api.table import ROUTES
-from viscum.controller.tokens import Role, Tokens
+from viscum.controller.who.tokens import Role, Tokens
 from viscum.lab import Lab
 
 TLS = """

@@ -18,9 +18,9 @@ import pytest
 from conftest import Figure
 from e2e import moody
 from support import need_program, wait_until
-from viscum.controller.asking import Asker, Failed
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.health.asking import Asker, Failed
 from viscum.host import Host
 from viscum.kernel import netns, sockets
 from viscum.kernel.syscalls import in_netns

@@ -21,7 +21,7 @@ from e2e.browser import Complaints, browsers
 from e2e.certificates import Authority
 from e2e.daemon import Daemon, running
 from support import need_program, wait_until
-from viscum.controller.tokens import Role, Tokens
+from viscum.controller.who.tokens import Role, Tokens
 from viscum.lab import CLOUD4, CLOUDS4, Lab
 from viscum.lab.plan import AP_LAN4, ue4
 

@@ -16,7 +16,7 @@ from e2e import echo
 from e2e.certificates import Authority
 from e2e.daemon import Daemon, running
 from support import need_program, wait_until
-from viscum.controller.tokens import Tokens
+from viscum.controller.who.tokens import Tokens
 from viscum.lab import CLOUD4, Lab
 
 Done = subprocess.CompletedProcess[str]

@@ -24,7 +24,7 @@ from e2e.servers import body, cloud_web
 from support import wait_until
 from viscum.controller.api.route import EVENTS, Route
 from viscum.controller.api.table import ROUTES
-from viscum.controller.tokens import Role, Tokens
+from viscum.controller.who.tokens import Role, Tokens
 from viscum.kernel import process
 from viscum.kernel.cgroup import Group
 from viscum.lab import Lab

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from viscum.controller import turns
-from viscum.controller.access import Access, Principal
-from viscum.controller.audit import Audit, Unwritable, differs, hash_of
-from viscum.controller.tokens import Tokens
+from viscum.controller.who import turns
+from viscum.controller.who.access import Access, Principal
+from viscum.controller.who.audit import Audit, Unwritable, differs, hash_of
+from viscum.controller.who.tokens import Tokens
 from viscum.errors import InputError, ViscumError
 from viscum.spec import from_mapping
 

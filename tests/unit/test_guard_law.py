@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscum.controller.law import GONE, RISE, STEEPEST, Demand, Law, Step
+from viscum.controller.guard.law import GONE, RISE, STEEPEST, Demand, Law, Step
 from viscum.controller.settings import Guard as SetPoints
 from viscum.kernel.load import Load
 

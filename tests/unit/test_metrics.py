@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from viscum.controller import metrics
-from viscum.controller.law import Reading
+from viscum.controller.guard.law import Reading
 from viscum.controller.metrics import FAMILIES, Host, Seen, render
 from viscum.kernel.itself import Usage
 from viscum.model import Histogram, Hold

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from viscum import evolve
-from viscum.controller import asking, health
-from viscum.controller.health import Tally
+from viscum.controller.health import asking, verdict
+from viscum.controller.health.verdict import Tally
 from viscum.errors import InputError
 from viscum.model import Observed
 from viscum.names import HostNames
@@ -25,7 +25,7 @@ THREE = Probe(failures=3, successes=2)
 
 def tally(answers: str, probe: Probe = THREE, begin: Tally | None = None) -> Tally:
     """After those answers: + good, - bad."""
-    return reduce(lambda t, a: health.after(t, a == "+", probe), answers, begin or Tally())
+    return reduce(lambda t, a: verdict.after(t, a == "+", probe), answers, begin or Tally())
 
 
 @pytest.mark.req("C3")
@@ -55,7 +55,7 @@ def test_what_falls_ill_again_soon_is_believed_later() -> None:
         """Good answers in a row until it is healthy."""
         count = 0
         while begin.state != "healthy":
-            begin, count = health.after(begin, True, THREE), count + 1
+            begin, count = verdict.after(begin, True, THREE), count + 1
         return count
 
     ill = tally("++---")
@@ -65,7 +65,7 @@ def test_what_falls_ill_again_soon_is_believed_later() -> None:
         ill = tally("---", begin=tally("+" * needed(ill), begin=ill))
         seen.append(needed(ill))
     assert seen == [4, 8, 16, 32, 64, 64, 64, 64]
-    well = tally("+" * (64 + health.CALM), begin=ill)
+    well = tally("+" * (64 + verdict.CALM), begin=ill)
     assert needed(tally("---", begin=well)) == 2, "after a while it is forgotten"
 
 
@@ -76,14 +76,14 @@ def test_when_it_is_restarted() -> None:
     at = Tally()
     for _ in range(4):
         count = 0
-        while not health.is_to_restart(at, probe):
-            at, count = health.after(at, False, probe), count + 1
+        while not verdict.is_to_restart(at, probe):
+            at, count = verdict.after(at, False, probe), count + 1
         counts.append(count)
-        at = health.restarted(at)
+        at = verdict.restarted(at)
     assert counts == [4, 8, 16, 32], "less often, if it does not help"
     at = tally("+----", probe, at)
-    assert health.is_to_restart(at, probe), "as at first, once it has helped"
-    assert not health.is_to_restart(tally("-" * 1000), THREE)
+    assert verdict.is_to_restart(at, probe), "as at first, once it has helped"
+    assert not verdict.is_to_restart(tally("-" * 1000), THREE)
 
 
 @pytest.mark.req("C3")
@@ -92,7 +92,7 @@ def test_it_changes_only_by_enough_answers_in_a_row(text: str, failures: int, go
     probe = Probe(failures=failures, successes=good)
     at = Tally()
     for n, answer in enumerate(text, 1):
-        new = health.after(at, answer == "+", probe)
+        new = verdict.after(at, answer == "+", probe)
         if new.state == "healthy" != at.state:
             assert text[:n].endswith("+" * good)
         if new.state == "unhealthy" != at.state:
@@ -103,9 +103,9 @@ def test_it_changes_only_by_enough_answers_in_a_row(text: str, failures: int, go
 
 @pytest.mark.req("C3")
 def test_a_new_process_begins_anew_but_for_its_bad_name() -> None:
-    assert health.anew(tally("++")) == Tally("unknown")
-    assert health.anew(tally("---")).state == "unhealthy"
-    assert tally("++", begin=health.anew(tally("---"))).state == "healthy"
+    assert verdict.anew(tally("++")) == Tally("unknown")
+    assert verdict.anew(tally("---")).state == "unhealthy"
+    assert tally("++", begin=verdict.anew(tally("---"))).state == "healthy"
 
 
 @pytest.mark.req("C3")
@@ -118,8 +118,8 @@ def test_a_new_process_begins_anew_but_for_its_bad_name() -> None:
         (["healthy", "unhealthy", "unknown"], "unhealthy"),
     ],
 )
-def test_the_service_is_as_its_worst_instance(states: list[health.State], of_all: str) -> None:
-    assert health.of_all(states) == of_all
+def test_the_service_is_as_its_worst_instance(states: list[verdict.State], of_all: str) -> None:
+    assert verdict.of_all(states) == of_all
 
 
 # ---- the spec ------------------------------------------------------------------------------------

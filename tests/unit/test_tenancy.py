@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from viscum import evolve
-from viscum.controller.access import Access, Denied, Principal
+from viscum.controller.who.access import Access, Denied, Principal
 from viscum.errors import InputError
 from viscum.model import Network
 from viscum.spec import from_mapping

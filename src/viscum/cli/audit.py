@@ -12,8 +12,8 @@ import msgspec
 from viscum.cli import common
 from viscum.cli.output import note, say
 from viscum.controller import settings
-from viscum.controller.access import Principal
-from viscum.controller.audit import Audit, Entry, of_settings
+from viscum.controller.who.access import Principal
+from viscum.controller.who.audit import Audit, Entry, of_settings
 from viscum.errors import ViscumError
 from viscum.host import need_root
 

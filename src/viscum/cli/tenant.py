@@ -11,8 +11,8 @@ import msgspec
 from viscum.cli import common
 from viscum.cli.audit import noted
 from viscum.cli.output import as_json, fields, note, say, table
-from viscum.controller import tenants
-from viscum.controller.tokens import Tokens
+from viscum.controller.who import tenants
+from viscum.controller.who.tokens import Tokens
 from viscum.host import need_root
 from viscum.spec import to_mapping, to_toml
 from viscum.spec.values import Bytes

@@ -8,20 +8,20 @@ import signal
 from typing import Protocol
 
 from viscum.controller import log, settings
-from viscum.controller.access import Access
 from viscum.controller.api.part import Api
-from viscum.controller.audit import of_settings
 from viscum.controller.dns.part import Names
 from viscum.controller.due import Due
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
-from viscum.controller.guard import Guard
+from viscum.controller.guard.part import Guard
+from viscum.controller.health.part import Probes
 from viscum.controller.news import News
-from viscum.controller.probes import Probes
-from viscum.controller.quota import FlowQuotas
 from viscum.controller.settings import Settings
 from viscum.controller.supervise import Supervisor
-from viscum.controller.watch import Watch
+from viscum.controller.who.access import Access
+from viscum.controller.who.audit import of_settings
+from viscum.controller.who.quota import FlowQuotas
+from viscum.controller.who.watch import Watch
 from viscum.errors import ViscumError
 from viscum.host import Host
 from viscum.kernel import malloc, sockets

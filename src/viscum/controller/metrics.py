@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from viscum.controller.law import Reading
+from viscum.controller.guard.law import Reading
 from viscum.kernel import itself
 from viscum.model import Histogram
 from viscum.status import ServiceStatus

@@ -14,7 +14,6 @@ from starlette.datastructures import Headers
 from starlette.routing import Match, Router
 from starlette.routing import Route as Path
 
-from viscum.controller.access import Principal
 from viscum.controller.api import auth, origin, problem, read, streams
 from viscum.controller.api.context import Context
 from viscum.controller.api.route import (
@@ -31,6 +30,7 @@ from viscum.controller.api.route import (
     TooLarge,
 )
 from viscum.controller.api.table import ROUTES
+from viscum.controller.who.access import Principal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

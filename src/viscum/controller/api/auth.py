@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from viscum.controller.access import Access, Principal
 from viscum.controller.api.route import ROLES, Forbidden, Route, Unauthenticated
+from viscum.controller.who.access import Access, Principal
 from viscum.kernel.endpoint import Peer
 
 

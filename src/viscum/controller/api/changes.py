@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec
 
-from viscum.controller.audit import Audit
 from viscum.controller.engine import Busy, Engine
+from viscum.controller.who.audit import Audit
 from viscum.errors import ViscumError
 from viscum.host import Replacing
 from viscum.start import Outcome

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from viscum.controller.access import Access, Principal
 from viscum.controller.api import etag
 from viscum.controller.api.changes import Changes
 from viscum.controller.api.route import NotFound, TooMany
@@ -16,7 +15,8 @@ from viscum.controller.api.streams import Streams
 from viscum.controller.api.view import View
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
-from viscum.controller.turns import Turns
+from viscum.controller.who.access import Access, Principal
+from viscum.controller.who.turns import Turns
 from viscum.errors import InputError
 from viscum.spec import to_mapping
 from viscum.store import Record, World

@@ -10,12 +10,12 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from viscum.controller.access import Principal
 from viscum.controller.api.context import Context
 from viscum.controller.api.route import EVENTS, Call, Reply, Route, Stream
 from viscum.controller.api.route import Text as Media
 from viscum.controller.api.streams import frame
 from viscum.controller.events import Event, Missed
+from viscum.controller.who.access import Principal
 from viscum.errors import InputError, Problem
 from viscum.spec.values import BadValue, Kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from viscum.controller.api.route import Call, Reply, Route
-from viscum.controller.guard import BoxLoad
+from viscum.controller.guard.part import BoxLoad
 
 
 class Change(Struct, frozen=True):

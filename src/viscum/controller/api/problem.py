@@ -7,9 +7,9 @@ from http import HTTPStatus
 from msgspec import Struct
 
 from viscum.controller import log
-from viscum.controller.access import Denied
 from viscum.controller.api.route import Refused
 from viscum.controller.engine import Busy
+from viscum.controller.who.access import Denied
 from viscum.errors import Held, InConflict, InputError, Problem, ViscumError
 from viscum.start import StartFailed
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
-from viscum.controller.audit import Noting
+from viscum.controller.who.audit import Noting
 from viscum.errors import ViscumError
 
 if TYPE_CHECKING:
-    from viscum.controller.access import Principal
     from viscum.controller.api.context import Context
+    from viscum.controller.who.access import Principal
 
 #: Who may call it at least. "anyone": also who has not shown who it is.
 Role = Literal["anyone", "viewer", "operator", "admin"]

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from viscum.controller.access import Principal
 from viscum.controller.api import etag, view
 from viscum.controller.api.context import Context
 from viscum.controller.api.read import Flag
 from viscum.controller.api.route import Call, Conflict, Plain, Reply, Route
-from viscum.controller.audit import differs
+from viscum.controller.who.access import Principal
+from viscum.controller.who.audit import differs
 from viscum.errors import InputError, Problem
 from viscum.ops import Op
 from viscum.spec import Spec, from_mapping

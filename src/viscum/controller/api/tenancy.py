@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from viscum.controller import tenants
-from viscum.controller.access import Principal
 from viscum.controller.api.context import Context
 from viscum.controller.api.read import Flag
 from viscum.controller.api.route import Call, Conflict, Forbidden, NotFound, Reply, Route
 from viscum.controller.api.services import PageQuery
-from viscum.controller.audit import Entry
-from viscum.controller.tenants import Kept, TenantStatus
-from viscum.controller.tokens import Credential, Kind, Role
+from viscum.controller.who import tenants
+from viscum.controller.who.access import Principal
+from viscum.controller.who.audit import Entry
+from viscum.controller.who.tenants import Kept, TenantStatus
+from viscum.controller.who.tokens import Credential, Kind, Role
 from viscum.errors import InputError, Problem
 from viscum.spec import to_mapping, to_toml
 from viscum.spec.types import Duration, Text

@@ -12,10 +12,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from viscum.clock import now
-from viscum.controller.access import Principal
-from viscum.controller.guard import ServiceLoad
-from viscum.controller.law import Reading
-from viscum.controller.patients import Health
+from viscum.controller.guard.law import Reading
+from viscum.controller.guard.part import ServiceLoad
+from viscum.controller.health.patients import Health
+from viscum.controller.who.access import Principal
 from viscum.status import ServiceStatus, services
 from viscum.store import Record
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from viscum import hostconfig
-from viscum.controller.tokens import Credential, Tokens
+from viscum.controller.who.tokens import Credential, Tokens
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.kernel import files
 from viscum.store import World

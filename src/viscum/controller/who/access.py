@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from viscum.controller.tokens import Credential, Role, Tokens
+from viscum.controller.who.tokens import Credential, Role, Tokens
 from viscum.errors import InputError, Problem, ViscumError
 from viscum.spec import Spec
 from viscum.store import World

@@ -17,12 +17,12 @@ from typing import Any
 
 from viscum import flows
 from viscum.clock import now
-from viscum.controller import health
-from viscum.controller.asking import Asker, Failed
 from viscum.controller.engine import Engine
 from viscum.controller.events import Level
-from viscum.controller.health import State
-from viscum.controller.patients import Health, Patient, is_held_back, look, newest, renew
+from viscum.controller.health import verdict
+from viscum.controller.health.asking import Asker, Failed
+from viscum.controller.health.patients import Health, Patient, is_held_back, look, newest, renew
+from viscum.controller.health.verdict import State
 from viscum.errors import InputError, ViscumError
 from viscum.host import Host
 from viscum.kernel import process
@@ -163,14 +163,14 @@ class Probes:
             if i.cgroup not in still or still[i.cgroup].pid != there[i.cgroup].pid:
                 del there[i.cgroup]  # it has ended, which is told elsewhere
                 continue
-            tally = health.after(patient.tallies[i.cgroup], not error, record.spec.probe)
+            tally = verdict.after(patient.tallies[i.cgroup], not error, record.spec.probe)
             patient.tallies[i.cgroup] = tally
             if error:
                 patient.error = error if len(wanted) == 1 else f"{i.label}: {error}"
                 worst = max(worst, (tally.failures, patient.error))
             if tally.state != "unknown":
                 patient.awaited.discard(i.cgroup)
-        state = health.of_all(
+        state = verdict.of_all(
             [patient.tallies[i.cgroup].state for i in mine if i.cgroup in there]
             + ["unknown" for t in there.values() if not t.listens]
             + ["unknown" for _ in patient.awaited]
@@ -224,10 +224,10 @@ class Probes:
     def _restart(self, record: Record, patient: Patient, failures: int) -> None:
         tallies = patient.tallies.values()
         if patient.restarting or not any(
-            health.is_to_restart(t, record.spec.probe) for t in tallies
+            verdict.is_to_restart(t, record.spec.probe) for t in tallies
         ):
             return
-        patient.tallies = {c: health.restarted(t) for c, t in patient.tallies.items()}
+        patient.tallies = {c: verdict.restarted(t) for c, t in patient.tallies.items()}
         patient.restarting = True
         self._tell(
             "service.restarting", record.name,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from viscum import flows
-from viscum.controller.law import Demand
+from viscum.controller.guard.law import Demand
 from viscum.controller.settings import Guard as SetPoints
 from viscum.host import Host
 from viscum.kernel import director, load

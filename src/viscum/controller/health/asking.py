@@ -108,7 +108,7 @@ class Asker:
         try:
             async with asyncio.timeout(float(probe.timeout)):
                 if probe.type in ("http", "https"):
-                    from viscum.controller import asking_http
+                    from viscum.controller.health import asking_http
 
                     await asking_http.ask(talk, sockets)
                 else:

@@ -7,9 +7,9 @@ import asyncio
 from typing import Any
 
 from viscum.clock import now
-from viscum.controller.access import OUTSIDE
-from viscum.controller.audit import Audit, Entry, differs
 from viscum.controller.engine import Engine
+from viscum.controller.who.access import OUTSIDE
+from viscum.controller.who.audit import Audit, Entry, differs
 from viscum.errors import ViscumError
 from viscum.store import Record, World
 from viscum.tenancy.files import Tenants

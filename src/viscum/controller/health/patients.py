@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from viscum.controller import health
-from viscum.controller.health import State, Tally
+from viscum.controller.health import verdict
+from viscum.controller.health.verdict import State, Tally
 from viscum.kernel import process
 from viscum.kernel.cgroup import Group
 from viscum.names import HostNames
@@ -64,7 +64,7 @@ def renew(wanted: list[Instance], there: dict[str, There], patient: Patient) -> 
             ill = patient.state == "unhealthy"
             patient.tallies[cgroup] = Tally("unhealthy" if ill else "unknown")
         elif patient.listening.get(cgroup) != found.pid:
-            patient.tallies[cgroup] = health.anew(old)
+            patient.tallies[cgroup] = verdict.anew(old)
     patient.listening = {c: t.pid for c, t in there.items() if t.listens}
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from viscum.controller import settings
-from viscum.controller.access import Principal
+from viscum.controller.who.access import Principal
 from viscum.errors import ViscumError
 from viscum.kernel import files
 from viscum.names import CONFIG_DIR

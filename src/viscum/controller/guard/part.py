@@ -14,9 +14,9 @@ from typing import Any
 from msgspec import Struct
 
 from viscum.clock import now
-from viscum.controller.demand import Demands, Subject, may_be_lowered, subjects
 from viscum.controller.engine import Engine
-from viscum.controller.law import LITTLE, NOT_THEIRS, Demand, Law, Reading, Step, own_pressure
+from viscum.controller.guard.demand import Demands, Subject, may_be_lowered, subjects
+from viscum.controller.guard.law import LITTLE, NOT_THEIRS, Demand, Law, Reading, Step, own_pressure
 from viscum.controller.settings import Guard as SetPoints
 from viscum.errors import ViscumError
 from viscum.kernel import load

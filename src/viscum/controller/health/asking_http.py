@@ -14,7 +14,7 @@ from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeVar
 
-from viscum.controller.asking import MOST, Failed, Talk
+from viscum.controller.health.asking import MOST, Failed, Talk
 from viscum.kernel.prober import Sock, Sockets
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from viscum.clock import now
-from viscum.controller.access import Principal
 from viscum.controller.engine import Busy
+from viscum.controller.who.access import Principal
 from viscum.errors import ViscumError
 
 AT_ONCE = 4  # changes of one tenant that may wait or be made

@@ -1,0 +1,1 @@
+"""The load guard: services give way before the router suffers."""

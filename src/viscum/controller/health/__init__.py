@@ -1,0 +1,1 @@
+"""Health: servers are asked how they are, and the unhealthy take no new flows."""
