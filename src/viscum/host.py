@@ -36,7 +36,7 @@ from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
 from viscum.model import FREE, Address, Hold, Observed
 from viscum.plan import instances
-from viscum.spec import Spec
+from viscum.spec import Spec, to_toml
 from viscum.spec.values import target_network
 from viscum.start import Outcome
 from viscum.store import Record, Store, World
@@ -247,6 +247,25 @@ class Host:
         if record is not None and not drains.done(record):
             begun.flows_reset += drains.wait(self, name, drains.done)
         return begun
+
+    # ---- for the next boot
+
+    def keep(self, spec: Spec) -> Path:
+        """Writes it to the directory of services that are applied at boot (docs/boot.md)."""
+        path = self._kept(spec.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.touch(0o600)  # its environment may hold secrets
+        new.write_text(to_toml(spec))
+        os.replace(new, path)
+        return path
+
+    def forget(self, name: str) -> None:
+        """Takes it away from there."""
+        self._kept(name).unlink(missing_ok=True)
+
+    def _kept(self, name: str) -> Path:
+        return Path(self.config_dir) / "services" / f"{name}.toml"
 
     # ---- enable, disable
 

@@ -168,9 +168,8 @@ def test_what_needs_the_box_itself_says_so(lab: Lab) -> None:
     for words in (("exec", "web", "true"), ("tidy",), ("doctor",), ("controller",)):
         done = remote(lab, *words)
         assert (done.returncode, "needs the box itself" in done.stderr) == (2, True), done
-    for flag in ("--foreground", "--save"):
-        done = remote(lab, *run_words(flag))
-        assert (done.returncode, "needs the box itself" in done.stderr) == (2, True), done
+    done = remote(lab, *run_words("--foreground"))
+    assert (done.returncode, "needs the box itself" in done.stderr) == (2, True), done
     nobody = remote(lab, "ls")
     assert (nobody.returncode, "is the controller (viscumd) running?" in nobody.stderr) == (1, True)
     for url in ("http://router", "router", "https://a/b", "unix://relative", "https://[::1"):
@@ -227,3 +226,21 @@ def test_commands_without_host_import_nothing_of_it() -> None:
     env = os.environ | {"VISCUM_STATE_DIR": "/run/vt-none"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == "", done
+
+
+@pytest.mark.req("C5")
+def test_a_service_is_kept_for_the_next_boot_if_asked(box: Lab) -> None:
+    kept = box.directory / "etc" / "services" / "web.toml"
+    assert remote(box, *run_words()).returncode == 0
+    assert not kept.exists(), "not by itself"
+    done = remote(box, *run_words("--save"))
+    assert (done.returncode, "kept in that box" in done.stdout) == (0, True), done.stderr
+    assert kept.read_text() == box.viscum("export", "web").stdout
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert remote(box, "rm", "--now", "web").returncode == 0
+    assert kept.exists(), "taking it away does not mean that the next boot may not start it"
+    socket = str(box.state_dir / "api.sock")
+    assert remote(box, *run_words()).returncode == 0
+    words = ("curl", "-sS", "--fail", "--unix-socket", socket, "-X", "DELETE")
+    box.run("ap", [*words, "http://localhost/v1/services/web?now=true&save=true"], check=True)
+    assert not kept.exists()

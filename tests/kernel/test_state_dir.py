@@ -11,7 +11,7 @@ import pytest
 
 from support import need_root
 from viscum import evolve
-from viscum.cli.run import keep
+from viscum.host import Host
 from viscum.kernel import logs
 from viscum.spec import from_mapping
 from viscum.store import HostRecord, Store, World, boot_id
@@ -38,13 +38,11 @@ def world() -> World:
 
 
 @pytest.mark.req("N17")
-def test_only_root_reads_what_may_hold_secrets(
-    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_root_reads_what_may_hold_secrets(store: Store, world: World) -> None:
     """A spec has environment variables, and those often have passwords."""
-    monkeypatch.setattr("viscum.cli.common.config_dir", lambda: str(store.dir / "etc"))
+    host = Host(str(store.dir), config_dir=str(store.dir / "etc"))
     store.save(world)
-    files = [store.dir / "services" / "web.json", keep(world.services["web"].spec)]
+    files = [store.dir / "services" / "web.json", host.keep(world.services["web"].spec)]
     for path in files:
         assert "secret" in path.read_text()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path

@@ -165,6 +165,12 @@ class RemoteHost:
                 raise _runs_already(spec.name) from None
             raise
 
+    def keep(self, spec: Spec) -> str:
+        """For the next boot of that box."""
+        query = {"save": "true"}
+        self.client.request("PUT", path("services", spec.name), to_mapping(spec), query=query)
+        return "that box, for its next boot"
+
     def enable(self, name: str, *, for_seconds: float | None = None) -> Outcome:
         return self._act(name, "enable", "enabled", _at_once, {"for": for_seconds})
 

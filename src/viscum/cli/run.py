@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,6 @@ def run(ctx: click.Context, /, **given: Any) -> None:
             spec = from_mapping(mapping(given))
         except BadSpec as bad:
             raise also(bad, host, [bad.partial], {bad.partial.name: ""}) from None
-        if given["save"]:
-            common.local(host, "--save")
         if given["dry_run"]:
             show_plan(host, [spec], {spec.name: ""})
             return
@@ -73,7 +70,7 @@ def run(ctx: click.Context, /, **given: Any) -> None:
         def begun(result: Outcome) -> None:
             report(host, spec, result)
             if given["save"]:
-                say(f"kept in {keep(spec)}")
+                say(f"kept in {host.keep(spec)}")
 
         if given["foreground"]:
             here = common.local(host, "--foreground")
@@ -296,14 +293,3 @@ def schema() -> None:
     from viscum.spec.doc import schema as build
 
     as_json(build())
-
-
-def keep(spec: Spec) -> Path:
-    """In /etc/viscum/services, replaced atomically."""
-    path = Path(common.config_dir()) / "services" / f"{spec.name}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.touch(0o600)  # its environment may hold secrets
-    new.write_text(to_toml(spec))
-    os.replace(new, path)
-    return path

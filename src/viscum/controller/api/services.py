@@ -39,10 +39,16 @@ class OneQuery(Struct, frozen=True, kw_only=True):
 
 class PutQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
     dry_run: Annotated[Flag, Meta(description="Answer the steps and change nothing.")] = False
+    save: Annotated[
+        Flag, Meta(description="Also keep it for the next boot, as `viscum run --save` does.")
+    ] = False
 
 
 class RemoveQuery(Struct, frozen=True, kw_only=True, rename="kebab"):
     now: Annotated[Flag, Meta(description="Reset its client connections instead of waiting.")] = (
+        False
+    )
+    save: Annotated[Flag, Meta(description="Also take it away from what the next boot starts.")] = (
         False
     )
 
@@ -126,6 +132,9 @@ async def put(call: Call) -> Reply:
     )
     if outcome.did != "unchanged":
         outcome.notes += await engine.wait_for(engine.host.remarks, spec)
+    if query.save:
+        await engine.wait_for(engine.host.keep, spec)
+        outcome.notes.append(f"{spec.name} is kept for the next boot")
     return _changed(context, spec.name, outcome, 201 if made else 200)
 
 
@@ -177,6 +186,8 @@ async def remove(call: Call) -> Reply:
     outcome = await engine.act(
         engine.host.remove, name, wait=False, at_once=query.now, check=_check(call)
     )
+    if query.save:
+        await engine.wait_for(engine.host.forget, name)
     return _changed(call.context, name, outcome)
 
 
