@@ -67,16 +67,17 @@ def connect(
             )
         for key, value in (("rp_filter", "0"), ("src_valid_mark", "1")):
             sysctl.write(f"net.ipv4.conf.{name}.{key}", value)
+        with Rtnl(netns_fd) as inside:
+            inner_index = _ifindex(inside, names.INNER_LINK)
+            inside.set_link(inner_index, up=True, arp=False)
+            for address in addresses:
+                inside.set_neighbour(inner_index, ip_interface(address).ip, ours)
         host.set_link(number, up=True, mtu=mtu, alias=alias)
-        for address in addresses:
-            _ignoring(UNSET, host.add_address, number, ip_interface(address))
         for text in own:
             host.set_neighbour(number, ip_address(text), theirs)
-    with Rtnl(netns_fd) as inside:
-        inner_index = _ifindex(inside, names.INNER_LINK)
-        inside.set_link(inner_index, up=True, arp=False)
+        # Last: by these the next command knows that nothing is left to be done here (plan.py).
         for address in addresses:
-            inside.set_neighbour(inner_index, ip_interface(address).ip, ours)
+            _ignoring(UNSET, host.add_address, number, ip_interface(address))
 
 
 def _await_free(host: Rtnl, nsid: int) -> None:
