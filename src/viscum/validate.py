@@ -6,6 +6,7 @@ services, users, files and controllers. All problems at once, each with the next
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 
@@ -14,35 +15,67 @@ from viscum.errors import InputError, Problem
 from viscum.kernel import cgroup, director
 from viscum.model import Network, Observed
 from viscum.spec import Claim, Spec, check, check_against, limits_in_force
+from viscum.spec.values import target_network
 from viscum.store import World
 from viscum.validate_run import process_problems
+
+RESOLVED = 10.0  # seconds that the names of one spec may take
 
 
 def resolve(spec: Spec) -> tuple[str, ...]:
     """The targets as networks, names looked up (A and AAAA). Raises InputError."""
     found: dict[str, None] = {}
     problems = []
+    answers = _look_up_all([t for t in spec.steer.targets if target_network(t) is None])
     for index, target in enumerate(spec.steer.targets):
-        try:
+        if target not in answers:
             found[str(ip_network(target))] = None
             continue
-        except ValueError:
-            pass
-        try:
-            for address in _look_up(target):
-                found[str(ip_network(address))] = None
-        except OSError as error:
+        answer = answers[target]
+        if isinstance(answer, str):
             problems.append(
                 Problem(
                     f"steer.targets[{index}]",
                     target,
-                    f"can't be resolved: {error.strerror or error}",
+                    f"can't be resolved: {answer}",
                     "check the name and this box's DNS, or give the addresses themselves",
                 )
             )
+            continue
+        for address in answer:
+            found[str(ip_network(address))] = None
     if problems:
         raise InputError(*problems)
     return tuple(found)
+
+
+def _look_up_all(names: list[str]) -> dict[str, list[str] | str]:
+    """By name its addresses, or why there are none. All at once, and together no longer than
+    RESOLVED: name servers that do not answer must not hold up the other commands of the host."""
+    if not names:
+        return {}
+    from queue import Empty, SimpleQueue
+    from threading import Thread
+
+    done: SimpleQueue[tuple[str, list[str] | str]] = SimpleQueue()
+
+    def look_up(name: str) -> None:
+        try:
+            done.put((name, _look_up(name)))
+        except OSError as error:
+            done.put((name, error.strerror or str(error)))
+
+    for name in names:
+        Thread(target=look_up, args=(name,), daemon=True).start()
+    found: dict[str, list[str] | str] = dict.fromkeys(names, f"no answer within {RESOLVED:g} s")
+    end = time.monotonic() + RESOLVED
+    for _ in names:
+        try:
+            name, answer = done.get(timeout=max(0.0, end - time.monotonic()))
+        except Empty:
+            break
+        found[name] = answer
+    return found
 
 
 def _look_up(name: str) -> list[str]:

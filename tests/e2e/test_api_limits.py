@@ -144,7 +144,7 @@ def test_who_speaks_no_http_or_too_slowly_is_let_go(api: Client) -> None:
 def test_connections_and_streams_are_bounded(api: Client) -> None:
     held: list[http.client.HTTPConnection] = []
     try:
-        for _ in range(streams.MOST):
+        for _ in range(streams.MOST_EACH):
             held.append(api.connection())
             held[-1].request("GET", "/v1/events/stream")
             assert held[-1].getresponse().status == 200

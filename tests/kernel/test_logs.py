@@ -320,3 +320,24 @@ def test_a_log_is_no_longer_than_what_is_in_it(directory: Path) -> None:
     assert logs.trim(path, 64 * KIB) == logs.used(path) == 4096
     assert logs.tail(path).lines == ["first"]
     os.close(fd)
+
+
+@pytest.mark.req("C6")
+def test_who_follows_is_not_held_up_by_a_line_that_never_ends(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    os.write(fd, b"begun ")
+    followed = logs.Follower({path: 0})
+    try:
+        assert list(followed.read()) == []
+        for _ in range(4):
+            os.write(fd, b"x" * logs.LINE)
+        parts = [line for _, line in followed.read()]
+        assert parts, "it comes in parts"
+        assert max(map(len, parts)) <= 2 * logs.LINE
+        os.write(fd, b"y" * (3 * logs.BEHIND) + b"\nthe newest\n")
+        assert [line for _, line in followed.read()][-1] == "the newest"
+        assert sum(map(len, parts)) <= 5 * logs.LINE
+    finally:
+        followed.close()
+        os.close(fd)

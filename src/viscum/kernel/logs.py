@@ -39,6 +39,8 @@ from viscum.kernel.syscalls import (
 BOUND = 1 << 20  # bytes kept of each instance's log
 HARD_STOP = 16 << 20  # bytes of the tmpfs that holds the logs of a host
 MARKS = 512  # lines in an index before its older half is thinned
+LINE = 1 << 16  # bytes of a line that are waited for
+BEHIND = 1 << 20  # bytes that who follows a log may be behind
 _BLOCK = 4096
 _CHUNK = 1 << 16
 
@@ -148,9 +150,12 @@ class _Followed:
     skip: bool = False  # up to the next newline: its start is in a hole
 
     def new(self) -> Iterator[tuple[str, str]]:
+        """Lines that have come; a longer one than LINE comes in parts."""
         size = os.fstat(self.fd).st_size
         if size < self.at:  # truncated
             self.at, self.partial = 0, b""
+        if size - self.at > BEHIND:  # nobody reads as fast as that is written: the newest of it
+            self.at, self.partial, self.skip = size - BEHIND, b"", True
         while self.at < size:
             data = _data(self.fd, self.at)
             if data > self.at:  # trimmed faster than we read
@@ -160,6 +165,9 @@ class _Followed:
                 return
             self.at += len(chunk)
             *complete, self.partial = (self.partial + chunk).split(b"\n")
+            if len(self.partial) > LINE:
+                complete.append(self.partial)
+                self.partial = b""
             if self.skip and complete:
                 self.skip = False
                 del complete[0]

@@ -21,7 +21,7 @@ from viscum.tenancy.types import Tenant, contains
 MAX_TARGETS = 64  # a map of all services holds them
 #: path → (least, most) seconds: a start holds the host's lock, a restart costs the router something
 TIMES = {
-    "run.start-timeout": (0.0, 60.0),
+    "run.start-timeout": (0.0, 20.0),
     "run.stop-timeout": (0.0, 60.0),
     "run.drain": (1.0, 3600.0),
     "run.restart-delay": (1.0, 3600.0),

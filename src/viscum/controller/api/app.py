@@ -30,7 +30,7 @@ from viscum.controller.api.route import (
     TooLarge,
 )
 from viscum.controller.api.table import ROUTES
-from viscum.controller.who.access import Principal
+from viscum.controller.who.access import Access, Principal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -67,6 +67,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, asgi_send: Send) -> None:
         send = _Sender(scope, asgi_send)
         headers: dict[str, str] = {}
+        call: Call | None = None
         try:
             route, path = self._match(scope)
             call = await self._call(route, path, scope, receive, send.request)
@@ -77,7 +78,8 @@ class App:
         except Exception as error:
             if send.begun:
                 raise
-            found, headers = problem.of(error)
+            tenant = call is not None and call.who is not None and not call.who.of_host
+            found, headers = problem.of(error, to_tenant=tenant)
             answer = Reply(found, found.status, headers, problem.MEDIA)
             if isinstance(error, MethodNotAllowed):
                 headers["allow"] = ", ".join(self._allowed(scope))
@@ -163,11 +165,22 @@ class App:
         send: _Sender,
     ) -> None:
         """Until the client goes, or what it came with no longer counts."""
-        count, access = self.context.streams, self.context.access
-        count.admit()
+        access = self.context.access
+        whose = "" if who is None else who.tenant or f"{who.how} {who.name}"
+        with self.context.streams.one(whose):
+            await self._send_stream(answer, who, scope, receive, send, access)
+
+    async def _send_stream(
+        self,
+        answer: Stream,
+        who: Principal | None,
+        scope: Scope,
+        receive: Receive,
+        send: _Sender,
+        access: Access,
+    ) -> None:
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            count.open += 1
             await send.start(200, {"content-type": EVENTS, "cache-control": "no-store"})
             if scope["method"] != "HEAD":
                 paced = streams.paced(answer.chunks, gone, lambda: who is None or access.valid(who))
@@ -175,7 +188,6 @@ class App:
                     await send.body(chunk, more=True)
             await send.body(b"")
         finally:
-            count.open -= 1
             gone.cancel()
             await answer.chunks.aclose()
 

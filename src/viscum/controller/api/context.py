@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from viscum.controller.main import Controller
 
 HIDDEN = "(hidden)"
-ASKING = 16  # requests at a time for each of which the box is looked at anew
+# Requests at a time for each of which the box is looked at anew: half of the engine's threads.
+ASKING = 4
 
 
 @dataclass

@@ -58,6 +58,9 @@ async def streamed(call: Call) -> Stream:
     return Stream(_follow(found, ends))
 
 
+LINES = 10_000  # of each instance, where nobody says how many
+
+
 async def _tails(call: Call) -> tuple[list[InstanceLog], dict[str, int]]:
     """The ends of its logs, and by path where they end. Raises NotFound."""
     context, query = call.context, call.query
@@ -81,7 +84,7 @@ def _read(
     found, ends = [], {}
     for path in sorted(map(str, directory.glob("*.log"))):
         try:
-            tail = files.tail(path, lines, since_ns=since_ns)
+            tail = files.tail(path, LINES if lines is None else lines, since_ns=since_ns)
         except FileNotFoundError:
             continue  # its generation has just ended
         complete = since is None or tail.since_ns is not None
@@ -94,6 +97,7 @@ async def _follow(found: list[InstanceLog], ends: dict[str, int]) -> AsyncGenera
     for one in found:
         for begin in range(0, len(one.lines), BATCH):
             yield frame({"label": one.label, "lines": one.lines[begin : begin + BATCH]})
+    found.clear()  # a stream may go on for days
     yield frame({"label": "", "lines": []})  # what was there is complete; the rest is new
     follower = files.Follower(ends)
     news = asyncio.Event()

@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from msgspec import Struct
 
+from viscum.apply import OpFailed
 from viscum.controller import log
 from viscum.controller.api.route import Refused
 from viscum.controller.engine import Busy
@@ -59,8 +60,12 @@ def details(status: int, detail: str = "", *, state: str = "", hint: str = "") -
     )
 
 
-def of(error: Exception) -> tuple[ProblemDetails, dict[str, str]]:
-    """The problem that says `error`, and the headers that go with it."""
+def of(error: Exception, *, to_tenant: bool = False) -> tuple[ProblemDetails, dict[str, str]]:
+    """The problem that says `error`, and the headers that go with it.
+
+    to_tenant: a step that failed, or a command that holds the lock, may be about others' services,
+    which are not named to a tenant.
+    """
     headers: dict[str, str] = {}
     if isinstance(error, InputError):
         status = 409 if isinstance(error, InConflict) else 422
@@ -88,5 +93,10 @@ def of(error: Exception) -> tuple[ProblemDetails, dict[str, str]]:
     if status == 401:
         headers["www-authenticate"] = 'Bearer realm="viscum"'
     found = details(status, error.message, state=error.state, hint=error.hint)
+    if to_tenant and isinstance(error, (OpFailed, Held)):
+        held = isinstance(error, Held)
+        found.detail = "another change is being made" if held else "the box could not make it so"
+        found.state = "nothing was changed"
+        found.hint = "try again" if held else "tell the operator of this box, whose log says why"
     found.log = tuple(getattr(error, "log", ()))
     return found, headers

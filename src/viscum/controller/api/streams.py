@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -11,6 +13,7 @@ import msgspec
 from viscum.controller.api.route import TooMany
 
 MOST = 64  # streams at a time
+MOST_EACH = 16  # of one tenant, or of one who is none's
 LOOK = 2.5  # seconds within which a token that counts no more ends its streams
 HEARTBEAT = 15.0  # seconds after which a comment is sent when nothing else is
 
@@ -19,14 +22,22 @@ class Streams:
     """Those that are open."""
 
     def __init__(self) -> None:
-        self.open = 0
+        self.open: Counter[str] = Counter()  # by whose they are
 
-    def admit(self) -> None:
-        """Raises TooMany. `entered` and `left` count."""
-        if self.open >= MOST:
-            raise TooMany(
-                f"{self.open} streams are open already", hint="close one, or poll instead", after=10
-            )
+    @contextmanager
+    def one(self, whose: str) -> Iterator[None]:
+        """Counts one while it is open. Raises TooMany."""
+        for count, most in ((self.open.total(), MOST), (self.open[whose], MOST_EACH)):
+            if count >= most:
+                raise TooMany(
+                    f"{count} streams are open already", hint="close one, or poll instead", after=10
+                )
+        self.open[whose] += 1
+        try:
+            yield
+        finally:
+            self.open[whose] -= 1
+            self.open += Counter()  # without those that have none
 
 
 def frame(value: Any, *, event: str = "", cursor: str = "") -> bytes:

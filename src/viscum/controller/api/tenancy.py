@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -221,12 +222,34 @@ async def add_token(call: Call) -> Reply:
     if tenant is not None and tenant not in context.access.tenants.names():
         raise InputError(Problem("tenant", tenant[:80], "no such tenant", "see /v1/tenants"))
     lifetime = None if wanted.expires is None else float(wanted.expires)
+    if not who.of_host:
+        lifetime = _no_longer(call, lifetime)
     call.noting.changes = (f"role: {wanted.role}", f"kind: {wanted.kind}", f"tenant: {tenant}")
     made, secret = await asyncio.to_thread(
         context.access.tokens.add, wanted.name, wanted.role, tenant, lifetime, wanted.kind
     )
     call.noting.thing = made.name
     return Reply(_credential(made, secret), 201, SECRET | {"location": f"/v1/tokens/{made.id}"})
+
+
+MOST_TOKENS = 100  # of a tenant
+
+
+def _no_longer(call: Call, lifetime: float | None) -> float | None:
+    """What a tenant's admin gives out ends with what it was asked for with at the latest: else one
+    that has leaked would outlive its end. Raises Forbidden, for too many."""
+    known = call.context.access.tokens.all()
+    who = _who(call)
+    if sum(c.tenant == who.tenant for c in known.values()) >= MOST_TOKENS:
+        raise Forbidden(
+            f"tenant {who.tenant} has {MOST_TOKENS} tokens", state="nothing was changed",
+            hint="remove those that nobody uses",
+        )  # fmt: skip
+    own = known.get(who.id)
+    if own is None or own.expires is None:
+        return lifetime
+    left = max(1.0, own.expires - time.time())
+    return left if lifetime is None else min(lifetime, left)
 
 
 async def remove_token(call: Call) -> Reply:
@@ -252,9 +275,10 @@ async def audited(call: Call) -> Reply:
                 Problem("after", query.after[:80], "is no cursor", "give one as it was sent")
             )
         before = int(query.after[:18])
-    found = await asyncio.to_thread(
-        call.context.controller.audit.newest, query.limit + 1, _who(call).tenant, before
-    )
+    with call.context.asking():
+        found = await asyncio.to_thread(
+            call.context.controller.audit.newest, query.limit + 1, _who(call).tenant, before
+        )
     shown = found[-query.limit :][::-1]
     return Reply(AuditPage(tuple(shown), str(shown[-1].n) if len(found) > query.limit else None))
 

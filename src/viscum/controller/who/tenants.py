@@ -104,4 +104,9 @@ def remove(tenants: Tenants, tokens: Tokens, name: str, world: World) -> list[Cr
             hint="remove them first, or all together: --with-services (with-services=true)",
         )
     (tenants.directory / f"{name}.toml").unlink(missing_ok=True)
+    # Without the tenant the next boot would take them for the operator's own.
+    kept = tenants.directory.parent / "services"
+    for path in (kept / f"{name}.toml", *kept.glob(f"{name}-*.toml")):
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.of-removed-tenant"))
     return tokens.remove({c.id for c in tokens.all().values() if c.tenant == name})
