@@ -277,8 +277,9 @@ class Host:
             until, notes = _until(record, True, for_seconds)
             record = replace(record, enabled=True, until_ns=until, end_flows_at=None)
             change.commit(change.world.with_record(record))
-            if self.hold(record, FREE) and did == "unchanged":
+            if self.hold(record, FREE):
                 did = "enabled"
+                self.store.touch()  # a controller that holds it is to look again
             return Outcome(name, did, notes)
 
     def disable(
@@ -589,8 +590,8 @@ class Host:
             path = self.store.log(i.record.name, i.generation.number, i.index)
             try:
                 logs.trim(str(path), int(i.record.spec.limits.log))
-            except FileNotFoundError:
-                pass
+            except OSError:
+                continue  # it has just gone, or its server has made it what no log is
 
 
 def known(world: World, name: str) -> Record:

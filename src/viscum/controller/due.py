@@ -31,7 +31,9 @@ class Due:
         self.engine = engine
 
     async def run(self) -> None:
-        await asyncio.gather(self._deadlines(), self._logs(), self._interfaces())
+        async with asyncio.TaskGroup() as group:  # which ends them all if one fails
+            for one in (self._deadlines(), self._logs(), self._interfaces()):
+                group.create_task(one)
 
     async def _deadlines(self) -> None:
         engine = self.engine
@@ -75,7 +77,8 @@ class Due:
             there = interfaces(self.engine.world)
             changed = [name for name in there if there[name] not in (0, seen.get(name))]
             if changed or now() - mended > MEND:
-                await self._try(self.engine.host.tidy)
+                if await self._try(self.engine.host.tidy) is None:
+                    continue  # it failed, and is tried again
                 mended = now()
                 for name in seen.keys() & changed:
                     self.engine.events.publish(

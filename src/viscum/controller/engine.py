@@ -176,7 +176,10 @@ class Engine:
         """What other commands let go of (`viscum enable`), or forgot with their interfaces."""
         records = {record.sid: record for record in self.world.services.values()}
         self._held = {sid: hold for sid, hold in self._held.items() if sid in records}
-        for sid, hold in list(self._held.items()):
+        for sid in list(self._held):
+            hold = self._held.get(sid)  # asked for only now: it may have changed meanwhile
+            if hold is None:
+                continue
             try:
                 await self.look(self.host.hold, records[sid], hold)
             except (OSError, ViscumError) as error:
@@ -191,8 +194,8 @@ class Engine:
 
     async def adopt(self) -> None:
         """Takes over what an earlier controller left. Raises ViscumError."""
+        self._version = self.host.store.version()  # first: what is written meanwhile is not missed
         self.world = await self.look(self.host.load)
-        self._version = self.host.store.version()
         self._held = await self.look(_holds, self.host)
 
     async def run(self) -> None:

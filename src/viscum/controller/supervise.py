@@ -216,7 +216,7 @@ class Supervisor:
             lived=round(ended.lived, 3) if ended else None,
             out_of_memory=bool(ended and ended.oom),
             restart_in=delay,
-            log=lines,
+            log=[line[:300] for line in lines],
         )
 
     async def _restart(self, name: str, delay: float) -> None:

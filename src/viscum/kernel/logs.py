@@ -91,7 +91,9 @@ def trim(path: str, bound: int = BOUND) -> int:
         if now.st_blocks * 512 > now.st_size - max(cut, 0) + 2 * _BLOCK:
             # More than the text can take: reserved beyond the end (fallocate), by no honest server.
             end = -(-now.st_size // _BLOCK) * _BLOCK
-            fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, (1 << 62) - end)
+            length = (1 << 63) - _BLOCK - end
+            if length > 0:
+                fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, length)
         # Last, since it needs room, which a full file system has only now. Still true: what is
         # written from now on is written after `size`.
         _mark(path, size)
