@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -29,23 +30,28 @@ class HostConfig(Struct, frozen=True):
     pool6: str = ""
 
 
-def read(directory: str) -> HostConfig:
-    """Raises InputError with every problem; a file that is not there fixes nothing."""
-    path = Path(directory) / FILE
+def toml_of(path: Path) -> dict[str, Any]:
+    """What a file of settings says; one that is not there says nothing. Raises InputError."""
     try:
         text = path.read_text()
     except (FileNotFoundError, NotADirectoryError):
-        return HostConfig()
+        return {}
     except (OSError, ValueError) as error:
         raise InputError(Problem(str(path), "", f"can't be read: {error}", "mend it")) from None
     import tomllib
 
     try:
-        given = tomllib.loads(text)
+        return tomllib.loads(text)
     except ValueError as error:
         raise InputError(
             Problem(str(path), "", f"is not TOML: {error}", "correct the syntax")
         ) from None
+
+
+def read(directory: str) -> HostConfig:
+    """Raises InputError with every problem; a file that is not there fixes nothing."""
+    path = Path(directory) / FILE
+    given = toml_of(path)
     problems = []
     for key, value in given.items():
         where = f"{path}: {key}"

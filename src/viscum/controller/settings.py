@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from viscum.errors import InputError, Problem
+from viscum.hostconfig import toml_of
 from viscum.spec import read_table
 from viscum.spec.types import Net, Size, Text
 from viscum.spec.types import Path as AbsolutePath
@@ -213,21 +214,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, re
 def read(directory: str) -> Settings:
     """Raises InputError with every problem; a file that is not there fixes nothing."""
     path = Path(directory) / FILE
-    try:
-        text = path.read_text()
-    except (FileNotFoundError, NotADirectoryError):
-        return Settings()
-    except (OSError, ValueError) as error:
-        raise InputError(Problem(str(path), "", f"can't be read: {error}", "mend it")) from None
-    import tomllib
-
-    try:
-        given = tomllib.loads(text)
-    except ValueError as error:
-        raise InputError(
-            Problem(str(path), "", f"is not TOML: {error}", "correct the syntax")
-        ) from None
-    settings = read_table(Settings, given, source=str(path))
+    settings = read_table(Settings, toml_of(path), source=str(path))
     _check(settings, path)
     return settings
 
