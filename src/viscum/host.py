@@ -630,9 +630,11 @@ def refuse_if_unable() -> None:
 
 
 def slots_taken(seen: Observed) -> list[int]:
-    """Slots whose link name is in use, by whomever."""
+    """Slots whose link name or namespace id is in use, by whomever: a namespace that was removed
+    keeps its id as long as a socket of it lives on, somebody else's even."""
     links = (n.removeprefix(names.LINK_PREFIX) for n in seen.links)
-    return [int(n) for n in links if n.isdecimal()]
+    ids = (n & ~names.MARK_MASK for n in seen.nsids if n & names.MARK_MASK == names.MARK)
+    return [*(int(n) for n in links if n.isdecimal()), *ids]
 
 
 def located(problem: Problem, source: str) -> Problem:

@@ -233,3 +233,4 @@ class Observed(Struct, frozen=True):
     routes: frozenset[HostRoute]
     networks: tuple[Network, ...]  # every destination the host's main table routes, but default
     nft: str | None  # comment of our table (the digest of its rules), None: no table
+    nsids: frozenset[int] = frozenset()  # in use here, also of namespaces without a name

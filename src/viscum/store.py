@@ -25,6 +25,8 @@ from viscum.spec import Spec, from_mapping, to_mapping
 T = TypeVar("T")
 State = Literal["starting", "live", "draining"]
 
+FIRST_SIDS = 1 << 30  # of 2^32: who counts up from there never reaches the end
+
 
 class Generation(msgspec.Struct, frozen=True):
     """All instances started from one version of a spec.
@@ -83,7 +85,11 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class HostRecord(msgspec.Struct, frozen=True):
-    """What the services of one host share. `boot` tells records of an earlier boot apart."""
+    """What the services of one host share. `boot` tells records of an earlier boot apart.
+
+    sids are never used twice: with the last service this is forgotten, and the next one begins
+    anywhere, so that nobody takes a service for another one of the same name.
+    """
 
     boot: str
     pool4: str
@@ -121,7 +127,8 @@ class Store:
 
         Raises ViscumError when a file can't be read as what it should be.
         """
-        host = HostRecord(boot_id(), pool4, pool6)
+        first = int.from_bytes(os.urandom(4)) % FIRST_SIDS + 1
+        host = HostRecord(boot_id(), pool4, pool6, next_sid=first)
         found = self._host()
         if found is not None and found.boot != host.boot:
             return World(host, {})  # `save` forgets them: perhaps nobody holds the lock here

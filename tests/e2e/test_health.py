@@ -165,6 +165,23 @@ def test_the_next_controller_goes_on_from_what_is_held(site: Site) -> None:
 
 
 @pytest.mark.req("C3")
+def test_a_service_made_anew_is_not_taken_for_the_one_that_was_removed(site: Site) -> None:
+    site.serve()
+    site.mood.write_text("hang")
+    site.told("service.unhealthy")
+    assert site.daemon.process is not None
+    site.daemon.process.send_signal(signal.SIGSTOP)  # it sees the service before and after only
+    try:
+        echo.viscum(site.lab, "rm", "web", "--now")
+        site.serve()
+        assert site.who() == "edge", "nothing is known against it yet"
+    finally:
+        site.daemon.process.send_signal(signal.SIGCONT)
+    site.told("service.unhealthy")
+    assert site.who() == "cloud"
+
+
+@pytest.mark.req("C3")
 @pytest.mark.parametrize("controller", ["that runs", "that comes"])
 def test_without_a_probe_nothing_is_held(site: Site, controller: str) -> None:
     site.serve()

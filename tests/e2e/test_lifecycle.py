@@ -59,6 +59,20 @@ def test_run_again_is_nothing_to_do_and_a_different_spec_is_refused(box: Lab) ->
     assert echo.who(box, CLOUD6) == "edge"
 
 
+@pytest.mark.req("N2")
+def test_a_namespace_that_somebody_keeps_alive_is_in_nobodys_way(box: Lab) -> None:
+    """Its id stays in use; so it is with sockets that wait for their last acknowledgement."""
+    echo.run(box)
+    (pid,) = _pids(box)
+    kept = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        echo.viscum(box, "rm", "web", "--now")
+        echo.run(box)
+        assert echo.who(box, CLOUD4) == "edge"
+    finally:
+        os.close(kept)
+
+
 @pytest.mark.req("N8")
 def test_an_upgrade_beside_leaves_old_flows_where_they_are(box: Lab) -> None:
     echo.run(box)

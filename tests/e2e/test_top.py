@@ -51,7 +51,9 @@ class Terminal:
             self("send-keys", key)
 
     def screen(self, colours: bool = False) -> str:
-        return self("capture-pane", "-p", *(["-e"] if colours else []))
+        """With what has scrolled away, which is none while `top` runs: once it has ended, tmux says
+        so in a line of its own."""
+        return self("capture-pane", "-p", "-S", "-", *(["-e"] if colours else []))
 
     def shows(self, text: str) -> str:
         """The screen once it shows that."""

@@ -98,7 +98,8 @@ def test_records_of_an_earlier_boot_count_for_nothing(tmp_path: Path) -> None:
     then = world("one")
     kept.save(World(replace(then.host, boot="another", next_slot=7), then.services))
     now = kept.load(POOL4, "")
-    assert now == World(HostRecord(store.boot_id(), POOL4, ""), {})
+    assert now == World(HostRecord(store.boot_id(), POOL4, "", 0, now.host.next_sid), {})
+    assert now.host.next_sid != kept.load(POOL4, "").host.next_sid, "sids are not used twice"
     # Reading needs no lock: what another command writes meanwhile must not go.
     assert files(tmp_path) == {"host.json", "services/one.json"}
 

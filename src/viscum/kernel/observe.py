@@ -24,6 +24,7 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
         addresses = rtnl.addresses()
         routes = rtnl.routes()
         rules = rtnl.rules()
+        nsids = frozenset(rtnl.nsids())
         namespaces: dict[str, int | None] = {}
         inner: dict[str, Inner] = {}
         wanted = None if inside is None else set(inside)
@@ -90,6 +91,7 @@ def observe(host: names.HostNames, inside: Iterable[str] | None = None) -> Obser
             )
         ),
         nft=nft.table_comment("inet", names.NFT_TABLE),
+        nsids=nsids,
     )
 
 

@@ -101,8 +101,13 @@ class Probes:
         held = self.engine.held(name).health < 100
         probe = record.spec.probe.type != "none"
         if record.running and not record.removing and (probe or record.unready):
-            if (patient := self._patients.get(name)) is None:
-                patient = self._patients[name] = Patient("unhealthy" if held else "unknown")
+            patient = self._patients.get(name)
+            if patient is not None and patient.sid != record.sid:
+                self._dismiss(name)  # it was removed, and is another one now
+                patient = None
+            if patient is None:
+                state: State = "unhealthy" if held else "unknown"
+                patient = self._patients[name] = Patient(record.sid, state)
                 patient.task = self._group.create_task(self._look_after(name, patient))
             patient.news.set()
         elif name in self._patients:

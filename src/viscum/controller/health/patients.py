@@ -39,7 +39,8 @@ class There(NamedTuple):
 class Patient:
     """One service that is looked after."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, sid: int, state: State) -> None:
+        self.sid = sid
         self.state = state  # as was told last
         self.since = time.time()
         self.error: str | None = None
