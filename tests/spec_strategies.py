@@ -153,7 +153,7 @@ SPECS: st.SearchStrategy[Spec] = (
             sandbox=st.sampled_from(["off", "strict"]),
             ready=st.lists(TEXTS, max_size=2).map(tuple),
             restart=st.sampled_from(["on-failure", "always", "no"]),
-            restart_delay=st.integers(1, 1000).map(lambda ms: Seconds(ms / 1000)),
+            restart_delay=st.integers(100, 1000).map(lambda ms: Seconds(ms / 1000)),
             restart_max_delay=st.integers(1000, 10**6).map(lambda ms: Seconds(ms / 1000)),
         ),
         limits=st.builds(

@@ -213,11 +213,11 @@ def main(name: str, *flags: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("another one runs")
+    if "--term" in given:  # its exit status when asked to end
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(int(given["--term"])))
     if "--wait" in given:  # for a file to appear before it listens
         while not os.path.exists(given["--wait"]):
             time.sleep(0.01)
-    if "--term" in given:  # its exit status when asked to end
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(int(given["--term"])))
     outside = dialled(given["--dial"]) if "--dial" in given else None
     greeting = f"{name} {os.getpid()}\n".encode()
     for port in given.get("--ports", str(PORT)).split(","):

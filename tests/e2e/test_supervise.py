@@ -60,10 +60,10 @@ def kill(lab: Lab) -> int:
 @pytest.mark.req("C1")
 def test_a_server_that_crashes_is_reported_and_started_again(lab: Lab) -> None:
     with running(lab) as daemon:
-        serve(lab, "--say", "last words", "--for", "0.6", "--then", "7")
+        serve(lab, "--say", "last words " * 99, "--for", "0.6", "--then", "7")
         first = daemon.wait("service.crashed", "web")
         assert first["data"]["status"] == 7
-        assert first["data"]["log"][-1] == "last words"
+        assert first["data"]["log"][-1] == ("last words " * 99)[:300]
         assert first["data"]["restart_in"] == 0.2
         assert first["level"] == "error"
         assert "web/1.0 ended with status 7" in first["message"]
@@ -141,13 +141,16 @@ def test_a_server_that_ended_while_no_controller_was_there_is_started(lab: Lab) 
 
 @pytest.mark.req("C1")
 def test_a_server_that_does_not_listen_in_time_is_tried_again(lab: Lab, files: Path) -> None:
+    """Also one that says it was no failure when it is ended for that."""
     (files / "go").touch()
     with running(lab) as daemon:
-        serve(lab, "--wait", str(files / "go"))
+        serve(lab, "--wait", str(files / "go"), "--term", "0")
         (files / "go").unlink()
         kill(lab)
         daemon.wait("service.start-timeout", "web")
-        daemon.wait("service.crashed", "web", count=2)
+        late = daemon.wait("service.crashed", "web", count=2)
+        assert "did not listen in time and was ended; it is started again in" in late["message"]
+        assert late["data"]["status"] == 0
         (files / "go").touch()
         daemon.wait("service.restarted", "web")
         wait_until(lambda: echo.status(lab)["state"] == "running", "it to run")
@@ -170,6 +173,27 @@ def test_commands_are_not_taken_for_crashes(lab: Lab) -> None:
         echo.viscum(lab, "rm", "web")
         serve(lab)
         kill(lab)
+        daemon.wait("service.restarted", "web")
+        assert len(daemon.events("service.crashed")) == 1
+
+
+@pytest.mark.req("C1")
+def test_an_upgrade_that_is_about_to_be_taken_back_is_no_crash(lab: Lab, files: Path) -> None:
+    """One of its two servers ends while the command still waits for the other to listen."""
+    ends = f"import os, sys, time; os.mkdir('{files}/one'); time.sleep(1); sys.exit(3)"
+    stays = "import time; time.sleep(60)"
+    (files / "python.py").write_text(f"try: {ends}\nexcept FileExistsError: {stays}\n")
+    os.chmod(files, 0o777)
+    with running(lab) as daemon:
+        serve(lab)
+        command = toml_value([sys.executable, "-I", "-S", str(files / "python.py")])
+        path = lab.directory / "two.toml"
+        path.write_text(SPEC.format(command=command, target=CLOUD4, run="", top="instances = 2"))
+        done = lab.viscum("apply", str(path))
+        assert "the new generation is removed; web goes on as it was" in done.stderr
+        kill(lab)
+        crash = daemon.wait("service.crashed", "web")
+        assert crash["message"].startswith("web/1.0 was killed")
         daemon.wait("service.restarted", "web")
         assert len(daemon.events("service.crashed")) == 1
 

@@ -168,6 +168,8 @@ ROWS = [
     ("run.working-directory", '"var/lib"', "run.working-directory", "from / on"),
     ("run.working-directory", '"/a/../b"', "run.working-directory", "the path it leads to"),
     ("run.start-timeout", "0", "run.start-timeout", "raise it"),
+    ("run.restart-delay", '"1ms"', "run.restart-delay", "100ms"),
+    ("run.restart-max-delay", '"99ms"', "run.restart-max-delay", "100ms"),
     ("run.start-timeout", "inf", "run.start-timeout", '"10s"'),
     ("run.start-timeout", "nan", "run.start-timeout", '"10s"'),
     ("run.stop-timeout", '"0.0001s"', "run.stop-timeout", '"500ms"'),

@@ -160,7 +160,7 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     ("run.stop-timeout", {"run__stop_timeout": "2h"}),
     ("run.drain", {"run__drain": "0"}),
     ("run.drain", {"run__drain": "2h"}),
-    ("run.restart-delay", {"run__restart_delay": "1ms"}),
+    ("run.restart-delay", {"run__restart_delay": "100ms"}),
     ("run.restart-max-delay", {"run__restart_max_delay": "2s"}),
     ("probe.interval", {"probe": {"type": "tcp", "interval": "1ms"}}),
     ("steer.names.min-ttl", {"steer__names": {"min-ttl": "1ms"}}),

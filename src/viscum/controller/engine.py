@@ -52,6 +52,7 @@ class Engine:
         self.host = host
         self.events = events
         self.world = World(HostRecord("", "", ""), {})  # as of the last look
+        self.replacing: set[str] = set()  # services whose servers a part ends, to start them again
         self._changes = ThreadPoolExecutor(1, "viscum-change")
         self._looks = ThreadPoolExecutor(1, "viscum-look")
         self._patient = ThreadPoolExecutor(8, "viscum-wait")

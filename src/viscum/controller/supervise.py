@@ -9,40 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from viscum.clock import now
+from viscum.controller.ended import Ended, last_lines, report
 from viscum.controller.engine import Engine
 from viscum.errors import InputError, ViscumError
-from viscum.kernel import logs, process
+from viscum.kernel import process
 from viscum.kernel.cgroup import Group
 from viscum.kernel.process import Process
 from viscum.plan import Instance, instances
-from viscum.start import LOG_LINES, listens
+from viscum.start import listens
 from viscum.store import World
 
 LOOK = 1.0  # seconds between two looks for servers that others have started
 COLLECTED = 2.0  # seconds that an ended process' parent has to collect it
 PAUSE = 0.1
-
-
-class Ended(NamedTuple):
-    """How a server has ended. status: 0 … 255, 128 + signal, None: the kernel does not tell."""
-
-    status: int | None
-    lived: float
-    oom: bool
-
-    @property
-    def failed(self) -> bool:
-        return self.status != 0
-
-    def __str__(self) -> str:
-        if self.oom:
-            return "was killed: out of memory"
-        if self.status is None:
-            return "ended (this kernel does not tell how)"
-        return process.in_words(self.status)
 
 
 class _Watched:
@@ -53,6 +34,8 @@ class _Watched:
         self.main = main
         self.since = now()
         self.oom_kills = oom_kills
+        self.late = False  # it is ended for its start-timeout
+        self.replaced = False  # it was ended in order to be started again
 
 
 class Supervisor:
@@ -68,6 +51,7 @@ class Supervisor:
         self._waiting: set[str] = set()  # services that are about to be restarted
         self._missing: dict[str, Instance] = {}  # by cgroup: wanted, and not watched
         self._left: set[str] = set()  # cgroups of servers that ended and that policy leaves so
+        self._world: World | None = None  # that `_missing` is of
         self._group = asyncio.TaskGroup()
         self.before_restart: Callable[[str], Awaitable[None]] = _nothing
 
@@ -87,9 +71,15 @@ class Supervisor:
 
     async def _look_again(self) -> None:
         """`viscum start` of a server that has ended changes no record."""
+        engine = self.engine
         while True:
             await asyncio.sleep(LOOK)
-            self._look()
+            if self._missing and not engine.host.is_busy():
+                await engine.refresh()  # what a command that is over now has left
+            if self._world is not engine.world:
+                self._sync(engine.world)
+            else:
+                self._look()
 
     def waiting(self, service: str) -> bool:
         """Whether it is about to be restarted."""
@@ -98,6 +88,7 @@ class Supervisor:
     # ---- watching
 
     def _sync(self, world: World) -> None:
+        self._world = world
         wanted = {i.cgroup: i for i in instances(world, self.engine.host.names)}
         for cgroup in self._watched.keys() - wanted.keys():
             self._forget(cgroup)
@@ -117,8 +108,10 @@ class Supervisor:
 
     def _is_missed(self, at: Instance) -> bool:
         """Whether it ended while nobody watched: before this controller, or just after its start;
-        and not that a command is about to start it."""
+        and not that a command, or another part, is about to start it."""
         if not _is_wanted(at) or at.cgroup in self._left or self.waiting(at.record.name):
+            return False
+        if at.record.name in self.engine.replacing:
             return False
         return not self.engine.host.is_busy()
 
@@ -146,6 +139,7 @@ class Supervisor:
     def _ended(self, cgroup: str) -> None:
         """Its pidfd is readable. How it ended is told once its parent has collected it."""
         watched = self._watched[cgroup]
+        watched.replaced = watched.at.record.name in self.engine.replacing
         asyncio.get_running_loop().remove_reader(watched.main.fd)
         self._group.create_task(self._collect(cgroup, watched))
 
@@ -161,13 +155,14 @@ class Supervisor:
         if self._watched.get(cgroup) is not watched:
             return  # what it belonged to is gone
         self._forget(cgroup)
-        await self.engine.refresh()  # whoever ended it on purpose has said so before
-        world = self.engine.world
-        at = next((i for i in instances(world, self.engine.host.names) if i.cgroup == cgroup), None)
-        if at is None or not _is_wanted(at):
+        at = await self._as_asked(cgroup)
+        if at is None:
             return  # it was to end
         self._missing[cgroup] = at
-        if self._watch(at):
+        again = self._watch(at)
+        if watched.replaced:
+            return
+        if again:
             self.engine.events.publish(
                 "service.main-changed",
                 f"{at.group}: process {watched.main.pid} ended, others of it go on",
@@ -176,7 +171,21 @@ class Supervisor:
             )
             return
         oom = (Group(cgroup).usage().oom_kills or 0) > watched.oom_kills
-        self._again(at, Ended(status, lived, oom))
+        self._again(at, Ended(status, lived, oom, watched.late))
+
+    async def _as_asked(self, cgroup: str) -> Instance | None:
+        """What is to run there; None: nothing, as whoever ended it on purpose has said before.
+        Only of a generation that has not listened yet it is said after its end, by the command that
+        started it and takes it back."""
+        engine = self.engine
+        while True:
+            busy = engine.host.is_busy()
+            await engine.refresh()
+            found = instances(engine.world, engine.host.names)
+            at = next((i for i in found if i.cgroup == cgroup and _is_wanted(i)), None)
+            if at is None or not busy or at.generation.state != "starting":
+                return at
+            await asyncio.sleep(PAUSE)
 
     # ---- restarting
 
@@ -184,40 +193,28 @@ class Supervisor:
         """ended None: nobody saw how."""
         name, run = at.record.name, at.record.spec.run
         failed = ended is None or ended.failed
-        if ended is not None and ended.lived >= run.restart_max_delay:
+        if ended is not None and ended.is_steady(run.restart_max_delay):
             self._failures.pop(name, None)
         restart = run.restart == "always" or (run.restart == "on-failure" and failed)
         before = self._failures.get(name, 0)
         delay = min(float(run.restart_delay) * 2 ** min(before, 30), float(run.restart_max_delay))
         if failed:
             self._failures[name] = before + 1
-        self._report(at, ended, delay if restart else None)
+        begins = restart and not self.waiting(name)
+        if begins:
+            self._waiting.add(name)
         if not restart:
             self._left.add(at.cgroup)
-        elif not self.waiting(name):
-            self._waiting.add(name)
-            self._group.create_task(self._restart(name, delay))
+        self._group.create_task(self._go_on(at, ended, delay if restart else None, begins))
 
-    def _report(self, at: Instance, ended: Ended | None, delay: float | None) -> None:
-        how = str(ended) if ended else "is not running"
-        then = f"; it is started again in {delay:g} s" if delay is not None else ""
-        place = self.engine.host.store.log(at.record.name, at.generation.number, at.index)
-        try:
-            lines = logs.tail(str(place), LOG_LINES).lines
-        except OSError:
-            lines = []  # in the journal
-        failed = ended is None or ended.failed
-        self.engine.events.publish(
-            "service.crashed" if failed else "service.ended",
-            f"{at.group} {how}{then}; new flows go to the cloud",
-            service=at.record.name,
-            level="error" if failed else "info",
-            status=ended.status if ended else None,
-            lived=round(ended.lived, 3) if ended else None,
-            out_of_memory=bool(ended and ended.oom),
-            restart_in=delay,
-            log=[line[:300] for line in lines],
-        )
+    async def _go_on(
+        self, at: Instance, ended: Ended | None, delay: float | None, begins: bool
+    ) -> None:
+        """Reports its end, then starts it again if that `begins` with this one."""
+        lines = await self.engine.look(last_lines, self.engine.host, at)
+        report(self.engine.events, at, ended, delay, lines)
+        if begins and delay is not None:
+            await self._restart(at.record.name, delay)
 
     async def _restart(self, name: str, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -263,16 +260,27 @@ class Supervisor:
             )  # fmt: skip
             return
         for i in mine:
+            await self._end(i)
+
+    async def _end(self, at: Instance) -> None:
+        """One that does not listen in time; `_collect` hears of it."""
+        watched, run = self._watched.get(at.cgroup), at.record.spec.run
+        if watched is None:
+            return  # it has ended just now
+        watched.late = True
+        self.engine.events.publish(
+            "service.start-timeout",
+            f"{at.group} does not listen {run.start_timeout} after it was started; it is stopped",
+            service=at.record.name,
+            level="error",
+        )
+        try:
+            await self.engine.wait_for(process.stop, Group(at.cgroup), float(run.stop_timeout))
+        except OSError as error:
             self.engine.events.publish(
-                "service.start-timeout",
-                f"{i.group} does not listen {record.spec.run.start_timeout} after it was started;"
-                " it is stopped",
-                service=name,
-                level="error",
-            )
-            await self.engine.wait_for(
-                process.stop, Group(i.cgroup), float(record.spec.run.stop_timeout)
-            )
+                "controller.error", f"{at.group} could not be stopped: {error}",
+                service=at.record.name, level="error",
+            )  # fmt: skip
 
     def _instances(self, name: str) -> list[Instance]:
         every = instances(self.engine.world, self.engine.host.names)

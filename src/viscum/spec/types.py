@@ -292,19 +292,19 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=
     restart_delay: Annotated[
         Duration,
         Meta(
-            description="How long the controller waits before it does so; doubled with each "
-            "failure that follows soon.",
+            description="How long the controller waits before it does so, at least 100ms; doubled "
+            "with each failure that follows soon.",
             examples=["5s"],
-            gt=0,
+            ge=0.1,
         ),
     ] = Seconds(1)
     restart_max_delay: Annotated[
         Duration,
         Meta(
-            description="At most this long; a server that has run for as long begins anew with "
-            "restart-delay.",
+            description="At most this long; a server that has run for as long, and for 10 s at "
+            "least, begins anew with restart-delay.",
             examples=["5m"],
-            gt=0,
+            ge=0.1,
         ),
     ] = Seconds(60)
 
