@@ -16,6 +16,7 @@ from e2e.api import Client, TlsClient, web
 from e2e.certificates import Authority
 from e2e.daemon import Daemon, running
 from support import need_program, wait_until
+from viscum.controller.api import listen
 from viscum.controller.api.route import ROLES, Route
 from viscum.controller.api.table import ROUTES
 from viscum.controller.who.tokens import Role, Tokens
@@ -117,6 +118,48 @@ def test_tokens_that_do_not_count_and_headers_that_are_none(
     assert api.get("/v1/host", authorization=f"bearer {good}").json["you"] == "ann"
     Tokens(str(daemon.config)).remove({good.split("_")[1]})
     assert api.get("/v1/host", authorization=f"Bearer {good}").status == 401, "counts at once"
+
+
+@pytest.mark.req("C5", "C6")
+def test_who_is_refused_is_noted(lab: Lab, authority: Authority) -> None:
+    Daemon(lab).configure(TLS.format(authority.directory))
+    with running(lab) as daemon:
+        daemon.wait("api.listens", count=2)
+        good = token(daemon, "ann", "viewer", "acme")
+        wrong = TlsClient(lab, authority.trust(), f"{good}x")
+        ann = TlsClient(lab, authority.trust(), good)
+        for _ in range(3):
+            assert wrong.get("/v1/host").status == 401
+            assert ann.put(WEB, web()).status == 403
+        log = daemon.config / "audit.log"
+        assert "api.refused" not in log.read_text()
+    text = log.read_text()  # what was not told yet is told when the controller ends
+    noted = {
+        (e["principal"], e["how"], e["tenant"], e["object"], e["outcome"].partition(" within")[0])
+        for e in map(json.loads, text.splitlines()) if e["action"] == "api.refused"
+    }  # fmt: skip
+    assert noted == {
+        ("127.0.0.1", "nobody", "", "401", "3 times"),
+        ("ann", "token", "acme", "403", "3 times"),
+    }
+    assert good.rpartition("_")[2] not in text
+
+
+@pytest.mark.req("C5")
+def test_who_takes_every_connection_keeps_nobody_from_the_socket(
+    daemon: Daemon, authority: Authority
+) -> None:
+    tls = TlsClient(daemon.lab, authority.trust())
+    held: list[http.client.HTTPConnection] = []
+    try:
+        for _ in range(listen.REMOTE):
+            held.append(tls.connection())
+            held[-1].connect()
+        assert tls.get("/v1/host").status == 429
+        assert Client(daemon.lab.state_dir / "api.sock").get("/v1/host").status == 200
+    finally:
+        for one in held:
+            one.close()
 
 
 @pytest.mark.req("C5")

@@ -157,7 +157,7 @@ def test_connections_and_streams_are_bounded(api: Client) -> None:
 
     many: list[socket.socket] = []
     try:
-        for _ in range(listen.CONNECTIONS + 8):
+        for _ in range(listen.LOCAL + 8):
             many.append(endpoint.connect_unix(api.where, 10))
         assert many[-1].recv(65536).startswith(b"HTTP/1.1 429")
     finally:

@@ -17,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from viscum.controller.who import turns
+from viscum.controller.who import refusals, turns
 from viscum.controller.who.access import Access, Principal
-from viscum.controller.who.audit import Audit, Unwritable, differs, hash_of
+from viscum.controller.who.audit import Audit, Deed, Unwritable, differs, hash_of
+from viscum.controller.who.refusals import Refusals
 from viscum.controller.who.tokens import Tokens
 from viscum.errors import InputError, ViscumError
+from viscum.kernel import files
 from viscum.spec import from_mapping
 
 pytestmark = pytest.mark.req("C6")
@@ -39,12 +41,13 @@ SPEC = from_mapping(
 
 def write(audit: Audit, count: int, first: int = 0) -> None:
     for n in range(first, first + count):
-        audit.write(WHO, "service.put", f"acme-{n}", "done", "acme")
+        audit.write(Deed(WHO, "service.put", f"acme-{n}", "acme"), "done")
 
 
 def test_a_line_says_who_did_what(tmp_path: Path) -> None:
     audit = Audit(str(tmp_path / "log" / "audit.log"))
-    audit.write(WHO, "service.put", "acme-web", "done", "acme", ("steer.share: 100 -> 10",), "r1")
+    changes = ("steer.share: 100 -> 10",)
+    audit.write(Deed(WHO, "service.put", "acme-web", "acme", changes, "r1"), "done")
     (line,) = audit.path.read_text().splitlines()
     entry = json.loads(line)
     assert entry["hash"]
@@ -183,7 +186,7 @@ def test_what_can_not_be_noted_is_not_done(tmp_path: Path) -> None:
 
     async def change() -> None:
         nonlocal done
-        async with audit.change(WHO, "service.put", "acme-web"):
+        async with audit.change(Deed(WHO, "service.put", "acme-web")):
             done = True
 
     with pytest.raises(Unwritable, match="can't be written"):
@@ -203,11 +206,11 @@ def test_an_intention_and_what_became_of_it(tmp_path: Path) -> None:
     audit = Audit(str(tmp_path / "audit.log"))
 
     async def changes() -> None:
-        async with audit.change(WHO, "service.put", "acme-web", tenant="acme", request="r1"):
+        async with audit.change(Deed(WHO, "service.put", "acme-web", "acme", request="r1")):
             assert audit.knows("acme-web")
             assert [e.outcome for e in audit.newest(9)] == ["begun"]
         with pytest.raises(ViscumError):
-            async with audit.change(WHO, "service.stop", "acme-web", tenant="acme"):
+            async with audit.change(Deed(WHO, "service.stop", "acme-web", "acme")):
                 raise ViscumError("it did not stop")
 
     asyncio.run(changes())
@@ -218,6 +221,121 @@ def test_an_intention_and_what_became_of_it(tmp_path: Path) -> None:
         ("service.stop", "failed: it did not stop"),
     ]
     assert not audit.knows("acme-other")
+
+
+@pytest.mark.parametrize("letter", ["x", "\x01", "ü", "𝄞", '"'])
+def test_an_entry_has_a_size_at_most(tmp_path: Path, letter: str) -> None:
+    audit = Audit(str(tmp_path / "audit.log"))
+    most = letter * 2**20
+    deed = Deed(WHO, "service.put", most, "acme", (most,) * 40 + ("short",) * 40, "r1")
+    entry = audit.write(deed, most)
+    assert audit.path.stat().st_size < 5000
+    assert entry.object.startswith(letter)
+    assert entry.object.endswith("…")
+    assert entry.changes[0].startswith(letter)
+    assert entry.changes[-1] == f"… and {80 - len(entry.changes) + 1} more"
+    assert audit.verify().wrong == ()
+
+
+def test_the_newest_are_read_from_the_end(tmp_path: Path) -> None:
+    audit = Audit(str(tmp_path / "audit.log"), max_size=4096, kept=9)
+    write(audit, 60)
+    audit.write(replace(Deed(WHO, "service.put", "beta-web", "beta")), "done")
+    write(audit, 2)
+    assert [e.n for e in audit.newest(4)] == [60, 61, 62, 63]
+    assert [e.object for e in audit.newest(9, "beta")] == ["beta-web"]
+    assert [e.n for e in audit.newest(3, "acme", before=62)] == [58, 59, 60]
+    assert [e.n for e in audit.newest(1000)] == list(range(1, 64))
+    assert [e.n for e in audit.newest(3, before=3)] == [1, 2]
+    for path in audit.files()[:-1]:  # who reads these is told so
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    count = len(audit.path.read_text().splitlines())
+    assert len(audit.newest(count)) == count
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=40), st.integers(1, 9))
+def test_lines_backwards_are_the_lines(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, block: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "lines"
+    path.write_bytes(data)
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files, "BLOCK", block)
+        assert [*files.lines_backwards(path)] == lines[::-1]
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def refused(audit: Audit) -> list[tuple[str, str, str, str]]:
+    return [
+        (e.principal, e.object, e.tenant, e.outcome.partition(" within")[0])
+        for e in audit.newest(1000)
+    ]
+
+
+def test_refusals_are_counted_and_then_noted(tmp_path: Path) -> None:
+    audit = Audit(str(tmp_path / "audit.log"))
+    of = Refusals(audit)
+    for _ in range(1000):
+        of.count(WHO, "", 403, "PUT /v1/tenants/{tenant}")
+        of.count(None, "192.0.2.7", 401, "GET /v1/host")
+    of.count(WHO, "", 429, "GET /v1/live")
+    of.count(replace(WHO, tenant=None), "", 403, "GET /v1/audit")
+    of.count(WHO, "", 404, "GET /v1/host")
+    assert not audit.path.exists(), "nothing is written for a request"
+    asyncio.run(of.tell())
+    assert sorted(refused(audit)) == [
+        ("192.0.2.7", "401", "", "1000 times"),
+        ("alice", "403", "", "once"),
+        ("alice", "403", "acme", "1000 times"),
+        ("alice", "429", "acme", "once"),
+    ]
+    asyncio.run(of.tell())
+    assert len(refused(audit)) == 4, "told once"
+
+
+def test_a_flood_of_refusals_fills_no_log_and_hides_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = 1000.0
+    monkeypatch.setattr(turns, "now", lambda: moment)
+    audit = Audit(str(tmp_path / "audit.log"))
+    of = Refusals(audit)
+    minutes = 120
+    for minute in range(minutes):
+        for n in range(100):
+            of.count(None, f"192.0.2.{n}", 401, "GET /v1/host")
+        if minute == minutes - 1:
+            of.count(WHO, "", 403, "GET /v1/audit")
+        asyncio.run(of.tell())
+        moment += refusals.EVERY
+    found = refused(audit)
+    strangers = [f for f in found if f[0] != "alice"]
+    later = minutes * refusals.EVERY / refusals.LATER
+    assert len(strangers) <= refusals.BURST + later
+    assert ("others", "401", "", "84 times") in strangers
+    assert ("alice", "403", "acme", "once") in found, "a tenant has entries of its own"
+    asyncio.run(of.tell(all_of_it=True))
+    counted = [1 if n == "once" else int(n.split()[0]) for who, _, _, n in refused(audit)]
+    assert sum(counted) == 100 * minutes + 1, "what is told later is not lost"
+
+
+def test_what_can_not_be_noted_goes_on_being_counted(tmp_path: Path) -> None:
+    audit = Audit(str(tmp_path / "audit.log"))
+    audit.path.mkdir()
+    of = Refusals(audit)
+    for _ in range(3):
+        of.count(WHO, "", 403, "GET /v1/audit")
+        asyncio.run(of.tell())
+    audit.path.rmdir()
+    asyncio.run(of.tell())
+    assert refused(audit) == [("alice", "403", "acme", "3 times")]
 
 
 # ---- turns ---
@@ -249,6 +367,25 @@ def test_a_tenant_has_its_turns_and_the_operator_is_not_held_back(
     with of.turn(WHO):
         pass
     with pytest.raises(turns.Hurried), of.turn(WHO):
+        pass
+
+
+def test_in_the_long_run_a_tenant_leaves_the_log_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 1000.0
+    monkeypatch.setattr(turns, "now", lambda: moment)
+    of = turns.Turns()
+    noted = 0
+    for _ in range(86400):
+        moment += 1.0
+        try:
+            with of.turn(WHO):
+                noted += 1
+        except turns.Hurried:
+            pass
+    assert noted == pytest.approx(turns.NOTED_BURST + 86400 / turns.NOTED_EVERY, abs=1)
+    with pytest.raises(turns.Hurried), of.turn(WHO):
+        pass
+    with of.turn(WHO, noted=False):  # what is not noted fills nothing
         pass
 
 

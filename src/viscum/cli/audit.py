@@ -13,7 +13,7 @@ from viscum.cli import common
 from viscum.cli.output import note, say
 from viscum.controller import settings
 from viscum.controller.who.access import Principal
-from viscum.controller.who.audit import Audit, Entry, of_settings
+from viscum.controller.who.audit import Audit, Deed, Entry, of_settings
 from viscum.errors import ViscumError
 from viscum.host import need_root
 
@@ -36,7 +36,7 @@ def noted(action: str, thing: str, tenant: str, changes: tuple[str, ...] = ()) -
         raise
     finally:
         try:
-            audit_of().write(principal, action, thing, outcome, tenant, changes)
+            audit_of().write(Deed(principal, action, thing, tenant, changes), outcome)
         except ViscumError as error:
             note(f"warning: {error.args[0]}; this change is not in it")
 

@@ -21,6 +21,7 @@ from viscum.controller.supervise import Supervisor
 from viscum.controller.who.access import Access
 from viscum.controller.who.audit import of_settings
 from viscum.controller.who.quota import FlowQuotas
+from viscum.controller.who.refusals import Refusals
 from viscum.controller.who.watch import Watch
 from viscum.errors import ViscumError
 from viscum.host import Host
@@ -53,6 +54,7 @@ class Controller:
         self.access = Access(host.config_dir, self.settings.api.group)
         self.audit = of_settings(self.settings.audit, host.config_dir)
         self.watch = Watch(self.engine, self.audit, self.access.tenants)
+        self.refusals = Refusals(self.audit)
         self.flow_quotas = FlowQuotas(self.engine, self.access.tenants)
         self.names = Names(self.engine, self.settings.names, self.access.tenants)
         self.api = Api(self)
@@ -66,6 +68,7 @@ class Controller:
             self.guard,
             self.names,
             self.watch,
+            self.refusals,
             self.flow_quotas,
             *self.api.parts(),
         )

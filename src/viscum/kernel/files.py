@@ -64,3 +64,29 @@ def tail(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - most))
         return file.read()
+
+
+BLOCK = 65536
+
+
+def lines_backwards(path: Path) -> Iterator[bytes]:
+    """Its lines, the last one first, without their ends; nothing of a file that is not there."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        at, rest = os.fstat(file.fileno()).st_size, b""
+        end = True  # of the file: what is after its last newline is no line if it is empty
+        while at > 0:
+            step = min(BLOCK, at)
+            at -= step
+            first, *lines = (os.pread(file.fileno(), step, at) + rest).split(b"\n")
+            if lines and end:
+                end = False
+                if not lines[-1]:
+                    lines.pop()
+            yield from reversed(lines)
+            rest = first
+        if rest or not end:
+            yield rest

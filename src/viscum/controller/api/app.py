@@ -31,6 +31,7 @@ from viscum.controller.api.route import (
 )
 from viscum.controller.api.table import ROUTES
 from viscum.controller.who.access import Access, Principal
+from viscum.controller.who.audit import Deed
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -68,9 +69,11 @@ class App:
         send = _Sender(scope, asgi_send)
         headers: dict[str, str] = {}
         call: Call | None = None
+        what = ""
         try:
             route, path = self._match(scope)
-            call = await self._call(route, path, scope, receive, send.request)
+            what = f"{route.method} {route.path}"
+            call = await self._call(route, path, scope, receive, send)
             answer = await self._handled(route, call)
             if isinstance(answer, Stream):
                 await self._stream(answer, call.who, scope, receive, send)
@@ -80,6 +83,9 @@ class App:
                 raise
             tenant = call is not None and call.who is not None and not call.who.of_host
             found, headers = problem.of(error, to_tenant=tenant)
+            if call is None or not call.noted:
+                refusals = self.context.controller.refusals
+                refusals.count(send.who, _peer(scope), found.status, what)
             answer = Reply(found, found.status, headers, problem.MEDIA)
             if isinstance(error, MethodNotAllowed):
                 headers["allow"] = ", ".join(self._allowed(scope))
@@ -111,7 +117,7 @@ class App:
     # ---- calling
 
     async def _call(
-        self, route: Route, path: dict[str, str], scope: Scope, receive: Receive, request: str
+        self, route: Route, path: dict[str, str], scope: Scope, receive: Receive, send: _Sender
     ) -> Call:
         """Who it is, whether the role lets it, and what it gives."""
         state = scope.get("state", {})
@@ -120,12 +126,13 @@ class App:
         if route.role != "anyone":
             origin.require_own(headers, by_socket=peer is not None)
         who = auth.principal(self.context.access, headers, peer, state.get("subject"))
+        send.who = who
         auth.require(who, route)
         query = read.query(route.query, scope["query_string"])
         body = None
         if route.body is not None:
             body = self._body(route, await _body(headers, receive), headers)
-        return Call(self.context, who, path, query, body, headers, request)
+        return Call(self.context, who, path, query, body, headers, send.request)
 
     async def _handled(self, route: Route, call: Call) -> Reply | Stream:
         """What is changed is noted before and after: where that can't be, nothing is changed."""
@@ -133,16 +140,16 @@ class App:
         if not route.action or who is None:
             return await route.handler(call)
         if getattr(call.query, "dry_run", False):
-            with self.context.turns.turn(who):
+            with self.context.turns.turn(who, noted=False):
                 return await route.handler(call)
         thing = next(iter(call.path.values()), "")
         # What a tenant tries with another's is noted as of the one who tries.
         owner = self.context.engine.tenant_of(thing) if who.of_host else who.tenant or ""
         audit, request = self.context.controller.audit, call.request
         with self.context.turns.turn(who):
-            async with audit.change(
-                who, route.action, thing, tenant=owner, request=request
-            ) as call.noting:
+            call.noted = True
+            deed = Deed(who, route.action, thing, owner, request=request)
+            async with audit.change(deed) as call.noting:
                 return await route.handler(call)
 
     def _body(self, route: Route, raw: bytes, headers: Headers) -> Any:
@@ -167,7 +174,7 @@ class App:
         """Until the client goes, or what it came with no longer counts."""
         access = self.context.access
         whose = "" if who is None else who.tenant or f"{who.how} {who.name}"
-        with self.context.streams.one(whose):
+        with self.context.streams.one(whose, who is not None and who.of_host):
             await self._send_stream(answer, who, scope, receive, send, access)
 
     async def _send_stream(
@@ -197,6 +204,7 @@ class _Sender:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.begun = False
+        self.who: Principal | None = None  # who asks, once that is known
         self._send = send
         self._abort = scope.get("state", {}).get("abort")
         self.request = secrets.token_hex(6)  # by which the audit log finds it
@@ -229,6 +237,12 @@ class _Sender:
             headers |= {"connection": "close"}
         await self.start(answer.status, headers)
         await self.body(data)
+
+
+def _peer(scope: Scope) -> str:
+    """Who has not shown who it is."""
+    peer, client = scope.get("state", {}).get("peer"), scope.get("client")
+    return f"uid {peer.uid}" if peer is not None else str(client[0]) if client else ""
 
 
 def _encoded(body: object) -> bytes:

@@ -86,7 +86,7 @@ async def explained_on(call: Call) -> Reply:
 async def _explain(call: Call, name: str, interface: str) -> explain.Answer:
     engine = call.context.engine
     try:
-        with call.context.asking():
+        with call.context.asking(call.who):
             answer = await engine.look(
                 explain.explain, engine.host, call.query.packet, name=name, interface=interface
             )
@@ -118,11 +118,11 @@ async def planned(call: Call) -> Reply:
             if isinstance(error, BadSpec) and error.partial.name and call.who.of_host:
                 readable.append(error.partial)
     if problems:
-        with context.asking():
+        with context.asking(call.who):
             problems += await engine.wait_for(_besides, engine.host, readable, problems)
         raise InputError(*problems)
     mine = [context.record(call.who, name).name for name in gone]
-    with context.asking():
+    with context.asking(call.who):
         ops = await engine.wait_for(engine.host.plan, admitted, {}, mine)
     return Reply(steps_of(ops, call.who, [*mine, *(spec.name for spec in admitted)]))
 

@@ -18,9 +18,10 @@ from uvicorn.server import ServerState
 
 from viscum.controller.api import problem
 from viscum.controller.api.app import App
+from viscum.controller.who.refusals import Refusals
 from viscum.kernel import endpoint
 
-CONNECTIONS = 512  # at a time
+REMOTE, LOCAL = 384, 128  # connections at a time, of TCP and of the Unix socket
 HANDSHAKE, HANDSHAKES = 10.0, 256  # seconds that TLS may take to begin; so many at a time
 HEAD = 10.0  # seconds within which a request's head has to be here
 IDLE = 75  # seconds a connection is kept without one
@@ -35,7 +36,8 @@ class Server:
         for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
             logging.getLogger(name).disabled = True
         self.app = app
-        self.state = ServerState()
+        # Apart: whoever fills the one keeps nobody from the other.
+        self.remote, self.local = ServerState(), ServerState()
         self.begun: dict[asyncio.Protocol, float] = {}  # not made yet (TLS), and since when
         self.config = Config(
             app,
@@ -53,9 +55,13 @@ class Server:
         self.config.load()
 
     def protocol(self) -> asyncio.Protocol:
-        """For a new connection."""
-        made = _Connection(self.config, self.state, {})
-        made.begun = self.begun
+        """For a new connection of the Unix socket."""
+        return self._made(self.local, LOCAL)
+
+    def _made(self, state: ServerState, most: int) -> asyncio.Protocol:
+        made = _Connection(self.config, state, {})
+        made.begun, made.most = self.begun, most
+        made.refusals = self.app.context.controller.refusals
         return made
 
     def secure(self) -> asyncio.Protocol:
@@ -66,17 +72,17 @@ class Server:
             del self.begun[old]
         if len(self.begun) >= HANDSHAKES:
             raise ConnectionRefusedError
-        made = self.protocol()
+        made = self._made(self.remote, REMOTE)
         self.begun[made] = moment
         return made
 
     async def close(self) -> None:
         """Ends every connection, and what is being answered."""
-        tasks = list(self.state.tasks)
+        tasks = [*self.local.tasks, *self.remote.tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in list(self.state.connections):
+        for connection in [*self.local.connections, *self.remote.connections]:
             connection.transport.close()
         await self.app.context.changes.close()
 
@@ -85,13 +91,16 @@ class _Connection(H11Protocol):
     """One connection."""
 
     begun: dict[asyncio.Protocol, float]
+    most: int  # connections of its kind
+    refusals: Refusals
     _slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.begun.pop(self, None)
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
-            self._refuse(429, f"{CONNECTIONS} connections are open already")
+        if len(self.connections) > self.most:
+            self.refusals.count(None, self.client[0] if self.client else "", 429, "a connection")
+            self._refuse(429, f"{self.most} connections are open already")
             return
         # Handed on with every request of this connection (uvicorn copies it to scope["state"]).
         try:

@@ -66,7 +66,7 @@ async def _tails(call: Call) -> tuple[list[InstanceLog], dict[str, int]]:
     context, query = call.context, call.query
     record = context.record(call.who, call.path["name"])
     directory = context.engine.host.store.logs / record.name
-    with context.asking():
+    with context.asking(call.who):
         found, ends = await context.engine.look(_read, directory, query.lines, query.since)
     if not found:
         raise NotFound(

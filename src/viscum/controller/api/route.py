@@ -54,6 +54,7 @@ class Call:
     headers: Mapping[str, str]
     request: str = ""
     noting: Noting = field(default_factory=Noting)  # what the audit log is told of it
+    noted: bool = False  # whether it is told
 
 
 @dataclass(slots=True)

@@ -114,7 +114,7 @@ async def put(call: Call) -> Reply:
     spec = context.access.admit(call.who, spec, engine.world)
     query: PutQuery = call.query
     if query.dry_run:
-        with context.asking():
+        with context.asking(call.who):
             ops = await engine.wait_for(engine.host.plan, [spec], {spec.name: ""})
         return Reply(steps_of(ops, call.who, [spec.name]))
     owner = context.access.owner(call.who, spec.name, engine.world)

@@ -25,9 +25,10 @@ class Streams:
         self.open: Counter[str] = Counter()  # by whose they are
 
     @contextmanager
-    def one(self, whose: str) -> Iterator[None]:
-        """Counts one while it is open. Raises TooMany."""
-        for count, most in ((self.open.total(), MOST), (self.open[whose], MOST_EACH)):
+    def one(self, whose: str, of_host: bool) -> Iterator[None]:
+        """Counts one while it is open; tenants leave some for the operator. Raises TooMany."""
+        total = MOST if of_host else MOST - MOST_EACH
+        for count, most in ((self.open.total(), total), (self.open[whose], MOST_EACH)):
             if count >= most:
                 raise TooMany(
                     f"{count} streams are open already", hint="close one, or poll instead", after=10

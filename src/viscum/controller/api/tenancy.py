@@ -275,7 +275,7 @@ async def audited(call: Call) -> Reply:
                 Problem("after", query.after[:80], "is no cursor", "give one as it was sent")
             )
         before = int(query.after[:18])
-    with call.context.asking():
+    with call.context.asking(call.who):
         found = await asyncio.to_thread(
             call.context.controller.audit.newest, query.limit + 1, _who(call).tenant, before
         )

@@ -19,7 +19,7 @@ from viscum.store import World
 from viscum.tenancy import rules
 from viscum.tenancy.guard import Guard
 
-How = Literal["socket", "token", "certificate", "command", "outside"]
+How = Literal["socket", "token", "certificate", "command", "outside", "nobody"]
 RANK: dict[Role, int] = {"viewer": 0, "operator": 1, "admin": 2}
 
 

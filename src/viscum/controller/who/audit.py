@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from viscum.controller import settings
 from viscum.controller.who.access import Principal
@@ -31,6 +31,8 @@ MAX_SIZE = 2**22  # bytes of one file
 KEPT = 8  # older files
 BEGUN = "begun"  # the outcome of an intention
 TAIL = 2**18  # more than the longest line
+# Bytes, as JSON, of what somebody else gave: nobody pushes others' entries out by long ones.
+THING, OUTCOME, CHANGE, CHANGES = 200, 1000, 300, 2400
 FIRST = "0" * 64  # before the first line
 
 
@@ -49,6 +51,18 @@ class Entry(Struct, frozen=True, kw_only=True):
     request: str = ""
     before: str = FIRST
     hash: str = ""
+
+
+class Deed(Struct, frozen=True):
+    """What somebody does, or tries. thing: to what; tenant: whose that is; request: the answer's
+    `request-id`."""
+
+    who: Principal
+    action: str
+    thing: str
+    tenant: str = ""
+    changes: tuple[str, ...] = ()
+    request: str = ""
 
 
 class Noting:
@@ -82,59 +96,27 @@ class Audit:
         self._left: dict[str, object] = {}  # how what was changed that way was left
         self.state: Callable[[str], object] = lambda thing: None
 
-    async def note(
-        self,
-        principal: Principal,
-        action: str,
-        thing: str,
-        outcome: str,
-        *,
-        tenant: str = "",
-        changes: tuple[str, ...] = (),
-        request: str = "",
-    ) -> Entry:
+    async def note(self, deed: Deed, outcome: str) -> Entry:
         """Returns when it is on the disk. Raises Unwritable."""
-        entry = await asyncio.to_thread(
-            self.write, principal, action, thing, outcome, tenant, changes, request
-        )
+        entry = await asyncio.to_thread(self.write, deed, outcome)
         if outcome != BEGUN:
             self.noted(entry)
         return entry
 
     @asynccontextmanager
-    async def change(
-        self,
-        principal: Principal,
-        action: str,
-        thing: str,
-        *,
-        tenant: str = "",
-        changes: tuple[str, ...] = (),
-        request: str = "",
-    ) -> AsyncIterator[Noting]:
+    async def change(self, deed: Deed) -> AsyncIterator[Noting]:
         """Notes the intention, and what became of it. Raises Unwritable before anything is done."""
         noting = Noting()
-        await self.note(
-            principal, action, thing, BEGUN, tenant=tenant, changes=changes, request=request
-        )
+        await self.note(deed, BEGUN)
         try:
-            with self.known(thing):
+            with self.known(deed.thing):
                 yield noting
         except BaseException as error:
             noting.outcome = f"failed: {error}" if str(error) else f"failed: {error!r}"
             raise
         finally:
-            await asyncio.shield(
-                self.note(
-                    principal,
-                    action,
-                    noting.thing or thing,
-                    noting.outcome,
-                    tenant=tenant,
-                    changes=noting.changes,
-                    request=request,
-                )
-            )
+            done = replace(deed, thing=noting.thing or deed.thing, changes=noting.changes)
+            await asyncio.shield(self.note(done, noting.outcome))
 
     @contextmanager
     def known(self, thing: str) -> Iterator[None]:
@@ -154,16 +136,7 @@ class Audit:
             return True
         return thing in self._left and self._left.pop(thing) == self.state(thing)
 
-    def write(
-        self,
-        principal: Principal,
-        action: str,
-        thing: str,
-        outcome: str,
-        tenant: str = "",
-        changes: tuple[str, ...] = (),
-        request: str = "",
-    ) -> Entry:
+    def write(self, deed: Deed, outcome: str) -> Entry:
         """The same, for who may wait. Raises Unwritable."""
         try:
             with files.exclusive(self.path):
@@ -173,17 +146,17 @@ class Audit:
                 entry = Entry(
                     n=last.n + 1 if last else 1,
                     at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    principal=principal.name,
-                    how=principal.how,
-                    action=action,
-                    object=thing[:200],
-                    tenant=tenant,
-                    outcome=outcome[:1000],
-                    changes=tuple(c[:500] for c in changes[:50]),
-                    request=request,
+                    principal=deed.who.name,
+                    how=deed.who.how,
+                    action=deed.action,
+                    object=_cut(deed.thing, THING),
+                    tenant=deed.tenant,
+                    outcome=_cut(outcome, OUTCOME),
+                    changes=_cut_all(deed.changes),
+                    request=deed.request,
                     before=last.hash if last else FIRST,
                 )
-                entry = msgspec.structs.replace(entry, hash=hash_of(entry))
+                entry = replace(entry, hash=hash_of(entry))
                 files.append_private(self.path, msgspec.json.encode(entry))
                 return entry
         except OSError as error:
@@ -225,18 +198,28 @@ class Audit:
         """The newest, of one tenant alone or older than an entry, if that is given; the oldest of
         them first."""
         found: list[Entry] = []
+        mark = b"" if tenant is None else b'"tenant":' + msgspec.json.encode(tenant)
         for path in reversed(self.files()):
-            mine = (
-                entry
-                for entry in map(_entry, _lines(path))
-                if entry is not None
-                and tenant in (None, entry.tenant)
-                and (before is None or entry.n < before)
-            )
-            found = [*deque(mine, maxlen=count - len(found)), *found]
             if len(found) >= count:
                 break
-        return found
+            if before is not None and self._begins(path) >= before:
+                continue
+            for line in files.lines_backwards(path):
+                if len(found) >= count:
+                    break
+                entry = _entry(line) if mark in line else None
+                if (
+                    entry is not None
+                    and tenant in (None, entry.tenant)
+                    and (before is None or entry.n < before)
+                ):
+                    found.append(entry)
+        return found[::-1]
+
+    def _begins(self, path: Path) -> int:
+        """The number of its first entry; 0: that is none."""
+        entry = _entry(next(_lines(path), b""))
+        return entry.n if entry else 0
 
     def verify(self) -> Verdict:
         """Whether every line is there and is what was written."""
@@ -289,6 +272,26 @@ def differs(old: Spec | None, new: Spec | None) -> tuple[str, ...]:
         hidden = change.path.startswith("run.environment.")
         found.append(f"{change.path}: changed" if hidden else str(change))
     return tuple(found)
+
+
+def _cut(text: str, most: int) -> str:
+    """What of it takes at most so many bytes as JSON; "…" says that there was more."""
+    kept = text[:most]
+    while len(msgspec.json.encode(kept)) > most + 2:
+        kept = kept[: len(kept) * 3 // 4]
+    return kept if kept == text else f"{kept}…"
+
+
+def _cut_all(changes: tuple[str, ...]) -> tuple[str, ...]:
+    kept: list[str] = []
+    left = CHANGES
+    for change in changes:
+        text = _cut(change, CHANGE)
+        left -= len(msgspec.json.encode(text))
+        if left < 0:
+            return (*kept, f"… and {len(changes) - len(kept)} more")
+        kept.append(text)
+    return tuple(kept)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

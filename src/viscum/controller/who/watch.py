@@ -9,7 +9,7 @@ from typing import Any
 from viscum.clock import now
 from viscum.controller.engine import Engine
 from viscum.controller.who.access import OUTSIDE
-from viscum.controller.who.audit import Audit, Entry, differs
+from viscum.controller.who.audit import Audit, Deed, Entry, differs
 from viscum.errors import ViscumError
 from viscum.store import Record, World
 from viscum.tenancy.files import Tenants
@@ -79,7 +79,7 @@ class Watch:
         outcome: str = "changed outside of the API",
     ) -> None:
         try:
-            await self.audit.note(OUTSIDE, action, name, outcome, tenant=tenant, changes=changes)
+            await self.audit.note(Deed(OUTSIDE, action, name, tenant, changes), outcome)
         except ViscumError as error:
             self.engine.events.publish("audit.unwritable", error.message, level="error")
 
