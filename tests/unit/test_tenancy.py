@@ -163,6 +163,8 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     ("run.restart-delay", {"run__restart_delay": "100ms"}),
     ("run.restart-max-delay", {"run__restart_max_delay": "2s"}),
     ("probe.interval", {"probe": {"type": "tcp", "interval": "1ms"}}),
+    ("run.restart-delay", {"run__restart": "always"}),  # which a server makes use of by ending well
+    ("probe.restart-after", {"probe": {"type": "tcp", "interval": "1s", "restart-after": 9}}),
     ("steer.names.min-ttl", {"steer__names": {"min-ttl": "1ms"}}),
     ("steer.names.hold", {"steer__names": {"hold": "300d"}}),
     ("steer.udp.idle", {"steer__udp": {"idle": "1d"}}),
@@ -190,6 +192,20 @@ def test_what_is_beyond_is_refused(access: Access, field: str, changes: dict[str
     access.admit(WHO, from_mapping(good()), EMPTY)  # and it is this that was refused
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run__restart": "always", "run__restart_delay": "10s"},
+        {"probe": {"type": "tcp", "interval": "1s", "restart-after": 10}},
+        {"probe": {"type": "tcp", "interval": "10s", "restart-after": 1}},
+    ],
+)
+def test_restarts_that_are_far_enough_apart_are_allowed(
+    access: Access, changes: dict[str, Any]
+) -> None:
+    access.admit(WHO, from_mapping(good(**changes)), EMPTY)
+
+
 def test_a_quota_of_cpu_needs_limits(access: Access) -> None:
     spec = good()
     del spec["limits"]["cpu"]
@@ -211,6 +227,7 @@ def test_all_problems_are_told_at_once(access: Access) -> None:
     for some in changes.values():
         everything |= some
     everything |= {"limits__cpu": 3, "limits__memory": "2G"}
+    everything["probe"] = {"type": "tcp", "interval": "1ms", "restart-after": 9}
     everything["steer__names"] = {"min-ttl": "1ms", "hold": "300d", "max-addresses": 65}
     problems = refused(access.guard.admit, "acme", from_mapping(good(**everything)), EMPTY)
     expected = {field.partition("[")[0] for field, _ in BEYOND}

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from viscum import status
 from viscum.clock import now
 from viscum.controller.events import Events
+from viscum.controller.pace import Pace
 from viscum.errors import ViscumError
 from viscum.host import Host
 from viscum.kernel import director
@@ -58,6 +59,7 @@ class Engine:
         self._patient = ThreadPoolExecutor(8, "viscum-wait")
         self._waiting = 0
         self._version = -1
+        self._pace = Pace()
         self._news = asyncio.Condition()
         self._held: dict[int, Hold] = {}
         self._snapshot: asyncio.Task[list[ServiceStatus]] | None = None
@@ -84,6 +86,24 @@ class Engine:
             self._snapshot = None
             if not await self.refresh():
                 await self._hold_again()  # `enable` of what is enabled changes no record
+
+    async def act_for(
+        self, tenant: str, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same for what a service does by itself, nobody having asked: a tenant's wait for each
+        other, and get a part of the time only. tenant "": the operator's own."""
+        if not tenant:
+            return await self.act(fn, *args, **kwargs)
+
+        def timed() -> T:
+            begun = now()
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._pace.spent(tenant, now() - begun)
+
+        async with self._pace.turn(tenant):
+            return await self.act(timed)
 
     async def wait_for(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what may wait long without the host's lock (`upgrade = "replace"`)."""

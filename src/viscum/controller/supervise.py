@@ -221,7 +221,7 @@ class Supervisor:
         engine = self.engine
         try:
             await self.before_restart(name)
-            if not await engine.act(engine.host.revive, name):
+            if not await engine.act_for(engine.tenant_of(name), engine.host.revive, name):
                 return
         except InputError:
             return  # taken away meanwhile

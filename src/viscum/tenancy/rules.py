@@ -6,6 +6,7 @@ which the sandbox and the limits hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_network
 
@@ -32,6 +33,9 @@ TIMES = {
     "steer.names.hold": (0.0, 86400.0),
     "steer.udp.idle": (0.0, 600.0),
 }
+#: Seconds between two restarts that a service brings about without a failure that is counted: its
+#: delay grows with failures, and so does that of restarts that help nothing.
+RESTARTS = 10.0
 
 
 def imposed(spec: Spec) -> Spec:
@@ -236,6 +240,25 @@ def _times(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
             )
 
 
+def _restarts(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
+    """A server that ends well at once, or that answers a probe now and then."""
+    run, probe = spec.run, spec.probe
+    if run.restart == "always" and run.restart_delay < RESTARTS:
+        yield Problem(
+            "run.restart-delay",
+            str(run.restart_delay),
+            f'is less than the {RESTARTS:g} s that a tenant\'s restart = "always" takes',
+            f'write {RESTARTS:g}s, or restart = "on-failure"',
+        )
+    if probe.restart_after and probe.restart_after * probe.interval < RESTARTS:
+        yield Problem(
+            "probe.restart-after",
+            str(probe.restart_after),
+            f"probes {probe.interval} apart: a tenant's restarts are {RESTARTS:g} s apart at least",
+            f"write {math.ceil(RESTARTS / probe.interval)} or more",
+        )
+
+
 def _limits(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     yield from quota.limits_missing(tenant, spec)
     if spec.limits.log > tenant.quotas.log:
@@ -263,5 +286,6 @@ CHECKS: tuple[Callable[[Tenant, Spec], Iterable[Problem]], ...] = (
     _run,
     _order,
     _times,
+    _restarts,
     _limits,
 )

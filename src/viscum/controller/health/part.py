@@ -247,10 +247,10 @@ class Probes:
         engine, name = self.engine, record.name
         try:
             if record.spec.upgrade == "beside":
-                await engine.act(engine.host.begin_restart, name)
+                await engine.act_for(record.tenant, engine.host.begin_restart, name)
             else:
                 if await _end(engine, record, self._newest(record), patient):
-                    await engine.act(engine.host.revive, name)
+                    await engine.act_for(record.tenant, engine.host.revive, name)
         except (OSError, ViscumError) as error:
             message = f"{name} could not be restarted: {error}"
             self._tell("service.not-started", name, message, "error")
