@@ -135,14 +135,14 @@ def _await(host: Host, world: World, name: str, reader: int, left: set[str]) -> 
     poll.register(reader, select.POLLIN)
     try:
         for i in _mine(host, world, name):
-            pid = process.main_pid(Group(i.cgroup))
-            if pid is None:
+            main = process.main(Group(i.cgroup))
+            if main is None:
                 left.discard(i.cgroup)
-            elif i.cgroup not in left:
-                with suppress(ProcessLookupError):
-                    fd = os.pidfd_open(pid)
-                    mains[fd] = i.cgroup
-                    poll.register(fd, select.POLLIN)
+            elif i.cgroup in left:
+                main.close()
+            else:
+                mains[main.fd] = i.cgroup
+                poll.register(main, select.POLLIN)
         ready = [fd for fd, _ in poll.poll(LOOK)]
         left |= {mains[fd] for fd in ready if fd in mains}
         return reader in ready and any(n in SIGNALS for n in os.read(reader, 64))

@@ -18,9 +18,10 @@ import pytest
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
 from support import need_program, wait_until
-from viscum.kernel import identity, process
+from viscum.kernel import identity, prober, process
 from viscum.kernel.process import LaunchError, Process
 from viscum.kernel.syscalls import capget
+from viscum.spec import Run
 
 SLEEPER = ("sleep", f"4711.{os.getpid()}")  # known by its arguments, wherever it is
 SRC = Path(__file__).parents[2] / "src"
@@ -431,6 +432,30 @@ def test_exec_keeps_the_terminal(web: Instance) -> None:
 
 
 # ---- how it ends --------------------------------------------------------------------------------
+
+
+@pytest.mark.req("N17")
+def test_a_number_that_is_somebody_elses_by_now_is_not_the_servers(
+    web: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has ended, and its number was given out again, after the group was read."""
+    server = web.start(*SLEEPER)
+    with subprocess.Popen(SLEEPER) as stranger:
+        before = len(os.listdir("/proc/self/fd"))
+        assert process.opened(web.group, stranger.pid) is None
+        assert process.opened(web.group, 2**22) is None
+        with monkeypatch.context() as patched:
+            patched.setattr(process, "roots", lambda *_: [stranger.pid])
+            assert process.main(web.group) is None
+            with pytest.raises(ProcessLookupError):
+                process.exec_in(web.group, ("true",))
+            with pytest.raises(ProcessLookupError):
+                prober.Running(prober.Beside(web.group, Run(), 0), ("true",), 5)
+            process.stop(web.group, 0)
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert stranger.poll() is None, "nor is it asked to end"
+        stranger.kill()
+    assert process.main_pid(web.group) is None, server
 
 
 @pytest.mark.req("N17")

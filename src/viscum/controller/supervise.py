@@ -117,12 +117,8 @@ class Supervisor:
 
     def _watch(self, at: Instance) -> bool:
         group = Group(at.cgroup)
-        pid = process.main_pid(group)
-        if pid is None:
-            return False
-        try:
-            main = Process(pid)
-        except ProcessLookupError:
+        main = process.main(group)
+        if main is None:
             return False
         self._left.discard(at.cgroup)
         self._missing.pop(at.cgroup, None)

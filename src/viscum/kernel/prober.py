@@ -122,16 +122,16 @@ class Running:
 
     def __init__(self, beside: Beside, argv: Sequence[str], timeout: float) -> None:
         """timeout: seconds that may pass until the command is executed."""
-        main = process.main_pid(beside.group)
-        if main is None:
+        server = process.main(beside.group)
+        if server is None:
             raise ProcessLookupError(errno.ESRCH, "no process is running in", beside.group.path)
-        _collect()
+        self._server = server
         self.name = " ".join(argv)
         self._status: int | None = None
         self._read = 0
         self._said = b""
-        self._server = Process(main)
         try:
+            _collect()
             self._output, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 os.set_blocking(output, True)

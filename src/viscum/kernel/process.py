@@ -150,13 +150,13 @@ def exec_in(
     capabilities, so that an operator can look around in there, unless `user` is given.
     ProcessLookupError if the instance has no process; LaunchError if the program can't be run.
     """
-    main = main_pid(group)
-    if main is None:
+    server = main(group)
+    if server is None:
         raise ProcessLookupError(errno.ESRCH, "no process is running in", group.path)
     given = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "USER": "root"}
     given |= {k: os.environ[k] for k in ("TERM", "COLORTERM") if k in os.environ}
-    with Process(main) as inside:
-        who = identity.look_up(user, f"/proc/{main}/root")
+    with server as inside:
+        who = identity.look_up(user, f"/proc/{inside.pid}/root")
         keep = identity.capabilities(None, who.uid)
 
         def set_up(step: Step) -> None:
@@ -281,6 +281,27 @@ def main_pid(group: Group, pids: list[int] | None = None) -> int | None:
     return next(iter(roots(group, pids)), None)
 
 
+def opened(group: Group, pid: int) -> Process | None:
+    """One of the group's, by pidfd; None if it has ended.
+
+    Its number may be another process' by the time that is opened, which then is not in the group.
+    """
+    try:
+        found = Process(pid)
+    except ProcessLookupError:
+        return None
+    if pid in group.pids():
+        return found
+    found.close()
+    return None
+
+
+def main(group: Group) -> Process | None:
+    """The server (`main_pid`), by pidfd."""
+    pid = main_pid(group)
+    return None if pid is None else opened(group, pid)
+
+
 class Stopped(Struct, frozen=True):
     """How an instance ended."""
 
@@ -297,12 +318,7 @@ def stop(group: Group, timeout: float, number: int = signal.SIGTERM) -> Stopped:
     is not 10 s after the kill (a process stuck in the kernel).
     """
     deadline = time.monotonic() + timeout
-    asked = []
-    for pid in roots(group):
-        try:
-            asked.append(Process(pid))
-        except ProcessLookupError:
-            continue
+    asked = [found for pid in roots(group) if (found := opened(group, pid)) is not None]
     try:
         for process in asked:
             process.send(number)
