@@ -301,6 +301,27 @@ def test_the_hard_stop_leaves_the_server_answering(space: Space) -> None:
 
 
 @pytest.mark.req("N17", "C6")
+def test_the_end_of_a_log_has_a_size_at_most(directory: Path) -> None:
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    os.write(fd, b"".join(b"line %04d\n" % n for n in range(1000)))
+    os.lseek(fd, 1 << 20, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # no longer O_APPEND
+    os.write(fd, b"after a hole 1\nafter a hole 2\n")
+    after = ["after a hole 1", "after a hole 2"]
+    page = -10000 % 4096  # up to the hole
+    for lines in (None, 500, 100_000):
+        end = [f"line 0{n}" for n in (997, 998, 999)]
+        assert logs.tail(path, lines, most=page + 64).lines == [*end, *after]
+        assert logs.tail(path, lines, most=29).lines == after[1:]
+        assert logs.tail(path, lines, most=0).lines == []
+    assert logs.tail(path, 1, most=64).lines == after[1:]
+    logs.trim(path, 1 << 30)  # leaves a mark
+    os.write(fd, b"x" * 999 + b"\n")
+    assert logs.tail(path, since_ns=boottime_ns(), most=2000).since_ns is not None
+    assert logs.tail(path, since_ns=boottime_ns(), most=500).since_ns is None, "not all of it"
+
+
 def test_a_log_is_no_longer_than_what_is_in_it(directory: Path) -> None:
     """A hostile server writes far beyond the end, so that whoever reads the log reads for ever."""
     path = str(directory / "web.log")

@@ -111,8 +111,15 @@ class Tail:
     since_ns: int | None = None  # CLOCK_BOOTTIME of the mark that was used; None: from the start
 
 
-def tail(path: str, lines: int | None = None, *, since_ns: int | None = None) -> Tail:
-    """The last `lines` lines (None: all that is kept) written since `since_ns` (CLOCK_BOOTTIME).
+def tail(
+    path: str,
+    lines: int | None = None,
+    *,
+    since_ns: int | None = None,
+    most: int = HARD_STOP,
+) -> Tail:
+    """The last `lines` lines (None: all that is kept) written since `since_ns` (CLOCK_BOOTTIME),
+    as far as they lie in the last `most` bytes.
 
     `since_ns` is met from the safe side: what is returned starts at the last mark before it, so
     it can begin too early (Tail.since_ns says when) but misses nothing that is still kept.
@@ -126,7 +133,9 @@ def tail(path: str, lines: int | None = None, *, since_ns: int | None = None) ->
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
-        pieces = _written(fd, min(start, size), size)
+        pieces, whole = _newest(_written(fd, min(start, size), size), most)
+        if not whole:
+            mark = None
         if lines is None:
             data = pieces[0][0] if pieces else size
             text = b"".join(_read(fd, *piece) for piece in pieces)
@@ -296,6 +305,19 @@ def _written(fd: int, start: int, end: int) -> list[tuple[int, int]]:
         start = min(os.lseek(fd, first, os.SEEK_HOLE), end)
         pieces.append((first, start))
     return pieces
+
+
+def _newest(pieces: list[tuple[int, int]], most: int) -> tuple[list[tuple[int, int]], bool]:
+    """(the last `most` bytes of the pieces, whether these are all)."""
+    kept: list[tuple[int, int]] = []
+    for first, last in reversed(pieces):
+        begin = max(first, last - most)
+        most -= last - begin
+        if begin < last:
+            kept.insert(0, (begin, last))
+        if begin > first:
+            return kept, False
+    return kept, True
 
 
 def _last_lines(fd: int, pieces: list[tuple[int, int]], lines: int) -> tuple[int, bytes]:

@@ -22,7 +22,8 @@ class LogQuery(Struct, frozen=True, kw_only=True):
     lines: Annotated[
         int | None,
         Meta(
-            description="Only the last so many of each instance; none given: all that is kept.",
+            description="Only the last so many of each instance; none given: 10000. No more than "
+            "4 MB of all instances together.",
             ge=0,
             le=100000,
         ),
@@ -59,6 +60,7 @@ async def streamed(call: Call) -> Stream:
 
 
 LINES = 10_000  # of each instance, where nobody says how many
+MOST = 4 << 20  # bytes of all instances together, whoever says how many
 
 
 async def _tails(call: Call) -> tuple[list[InstanceLog], dict[str, int]]:
@@ -82,9 +84,15 @@ def _read(
 ) -> tuple[list[InstanceLog], dict[str, int]]:
     since_ns = None if since is None else int((now() - since) * 1e9)
     found, ends = [], {}
-    for path in sorted(map(str, directory.glob("*.log"))):
+    paths = sorted(map(str, directory.glob("*.log")))
+    for path in paths:
         try:
-            tail = files.tail(path, LINES if lines is None else lines, since_ns=since_ns)
+            tail = files.tail(
+                path,
+                LINES if lines is None else lines,
+                since_ns=since_ns,
+                most=MOST // len(paths),
+            )
         except FileNotFoundError:
             continue  # its generation has just ended
         complete = since is None or tail.since_ns is not None
