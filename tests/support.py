@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,30 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 10.0) -
         assert time.monotonic() < deadline, f"waited {timeout} s for: {what}"
         time.sleep(0.005)
     return value
+
+
+@contextmanager
+def unkillable(pid: int) -> Iterator[None]:
+    """The process neither runs nor dies, as one that is stuck in the kernel: the freezer of cgroup
+    v1 stops it where it does not see SIGKILL."""
+    freezer = Path("/sys/fs/cgroup/freezer")
+    need_kernel("the freezer of cgroup v1", (freezer / "cgroup.procs").exists())
+    group = freezer / f"viscum-t{os.getpid()}"
+    group.mkdir()
+    (group / "cgroup.procs").write_text(str(pid))
+    state = group / "freezer.state"
+    state.write_text("FROZEN")
+    wait_until(lambda: state.read_text() == "FROZEN\n", "it to be frozen")
+    try:
+        yield
+    finally:
+        state.write_text("THAWED")
+        try:
+            (freezer / "cgroup.procs").write_text(str(pid))
+        except ProcessLookupError:
+            pass
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), "its end")
+        group.rmdir()
 
 
 # --- what the machine is like, to compare before and after -------------------------------------

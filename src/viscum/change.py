@@ -40,6 +40,7 @@ class Change:
         self.attach = attach
         self.guard = guard
         self.ended: dict[str, int] = {}  # flows that were reset, by service
+        self.stuck: dict[str, str] = {}  # why what is due can't be finished, by service
 
     def observe(self) -> Observed:
         return observe(self.host)

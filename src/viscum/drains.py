@@ -8,12 +8,15 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from viscum import evolve, flows, ops
 from viscum.clock import now
+from viscum.errors import ViscumError
+from viscum.model import Address
 from viscum.plan import Instance, instances
 from viscum.store import Record, World
 
@@ -25,42 +28,106 @@ POLL, LONGEST_POLL = 0.1, 1.0  # between two looks at whether flows have ended
 
 
 def settle(host: Host, change: Change, own: str = "") -> None:
-    """Finishes what has drained or whose deadline has passed; change.ended says how many
-    flows were reset for it. A service that can't be finished holds up only its own command."""
+    """Finishes what has drained or whose deadline has passed; change.ended says how many flows were
+    reset for it. A service that can't be finished (change.stuck: why) holds up only its own
+    command."""
     due = [r for r in change.world.services.values() if _has_deadline(r)]
     if not due:
         return
-    moment = now()
-    udp = host.udp_flows()
-    mine = list(instances(change.world, host.names))
-    world = change.world
+    moment, seen, settled = now(), _Seen(host), list[Record]()
     for record in due:
+        mine = _instances(host, change.world, record)
         try:
-            record, count = _settled(host, record, mine, udp, moment)
+            after, count = _settled(record, mine, seen, moment, lambda part: _reset(host, part))
+            change.ended[record.name] = change.ended.get(record.name, 0) + count
+            _stop_removed(host, mine, _instances(host, change.world, after))
         except OSError as error:
             if record.name == own:
                 raise
-            host.progress(f"{record.name}: what is due can't be finished: {error}")
+            _tell_stuck(host, change, record.name, error)
             continue
-        change.ended[record.name] = change.ended.get(record.name, 0) + count
-        gone = record.removing and not record.generations
-        world = world.without(record.name) if gone else world.with_record(record)
-    if world != change.world:
-        _stop_removed(host, change.world, world)
+        if after != record or _is_gone(after):
+            settled.append(after)
+    if settled:
+        _commit(host, change, settled, own)
+
+
+def is_due(host: Host, world: World) -> bool:
+    """Whether `settle` has something to do now; for who would not take the lock for nothing. Raises
+    OSError, ViscumError where no flows can be counted at all."""
+    due = [r for r in world.services.values() if _has_deadline(r)]
+    if not due:
+        return False
+    moment, seen = now(), _Seen(host)
+    for record in due:
+        try:
+            mine = _instances(host, world, record)
+            after, _ = _settled(record, mine, seen, moment, lambda part: 0)
+        except OSError:
+            return True  # it says why
+        if after != record or _is_gone(after):
+            return True
+    return False
+
+
+def _commit(host: Host, change: Change, settled: list[Record], own: str) -> None:
+    """All in one, or, if that fails, each one that can be."""
+    world = change.world
+    for record in settled:
+        world = world.without(record.name) if _is_gone(record) else world.with_record(record)
+    try:
         change.commit(world)
+    except ViscumError as error:
+        if len(settled) > 1:
+            for record in settled:
+                _commit(host, change, [record], own)
+        elif settled[0].name == own:
+            raise
+        else:
+            _tell_stuck(host, change, settled[0].name, error)
+
+
+def _tell_stuck(host: Host, change: Change, name: str, error: Exception) -> None:
+    change.stuck[name] = str(error)
+    host.progress(f"{name}: what is due can't be finished: {error}")
+
+
+class _Seen:
+    """UDP flows of clients, read once for everything that is due."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.udp = host.udp_flows()
+
+    @cached_property
+    def targets(self) -> dict[tuple[int, Address], int]:
+        return self._host.udp_targets()
+
+
+def _instances(host: Host, world: World, record: Record) -> list[Instance]:
+    return list(instances(World(world.host, {record.name: record}), host.names))
+
+
+def _is_gone(record: Record) -> bool:
+    return record.removing and not record.generations
 
 
 def _settled(
-    host: Host, record: Record, mine: list[Instance], udp: dict[int, int], moment: float
+    record: Record,
+    own: list[Instance],
+    seen: _Seen,
+    moment: float,
+    reset: Callable[[list[Instance]], int],
 ) -> tuple[Record, int]:
+    """What becomes of it, and how many flows were reset for that."""
+    udp = seen.udp
     ended = 0
-    own = [i for i in mine if i.record.name == record.name]
     if record.until_ns and moment * 1e9 >= record.until_ns:
         record = replace(record, enabled=not record.enabled, until_ns=0)
     if record.end_flows_at is not None:
         late = moment >= record.end_flows_at
         if late:
-            ended += _reset(host, own) + sum(udp.get(i.slot, 0) for i in own)
+            ended += reset(own) + sum(udp.get(i.slot, 0) for i in own)
         if late or not flows.count(own, udp):
             record = replace(
                 record, end_flows_at=None, udp_epoch=record.udp_epoch + (1 if late else 0)
@@ -72,7 +139,7 @@ def _settled(
         late = generation.drain_until is not None and moment >= generation.drain_until
         open_flows = flows.count(part, udp)
         if late and open_flows:
-            ended += _reset(host, part) + sum(udp.get(i.slot, 0) for i in part)
+            ended += reset(part) + sum(udp.get(i.slot, 0) for i in part)
         if late or not open_flows:
             record = evolve.without_generation(record, generation.number)
     if record.retired:
@@ -80,7 +147,7 @@ def _settled(
             r
             for r in record.retired
             if not (r.until is not None and moment >= r.until)
-            and flows.outside(own, r, record, host.udp_targets())
+            and flows.outside(own, r, record, seen.targets)
         )
         record = replace(record, retired=left)
     return record, ended
@@ -100,10 +167,10 @@ def _reset(host: Host, mine: list[Instance]) -> int:
     return 0
 
 
-def _stop_removed(host: Host, before: World, after: World) -> None:
+def _stop_removed(host: Host, before: list[Instance], after: list[Instance]) -> None:
     """Gives the servers that go their stop-timeout, while everything around them still is."""
-    left = {i.cgroup for i in instances(after, host.names)}
-    for i in instances(before, host.names):
+    left = {i.cgroup for i in after}
+    for i in before:
         if i.cgroup not in left:
             op = ops.StopProcess(i.cgroup, float(i.generation.spec.run.stop_timeout))
             host.told(op)

@@ -353,10 +353,11 @@ class Host:
         outcome.did = "restarted"
         return outcome
 
-    def begin_restart(self, name: str) -> Outcome | Replacing:
+    def begin_restart(self, name: str, check: Check = anything) -> Outcome | Replacing:
         """As far as `restart` comes without waiting for flows: see `begin`."""
         with self.changing(f"restart {name}") as change:
             record = self.known(change.world, name)
+            check(record)
             if start.ends_first(record, record.spec, anyway=True):
                 return self._end_first(change, record, record.spec, record.addresses)
             taken = self._taken(change.observe(), change.world, record.tenant)
@@ -559,10 +560,11 @@ class Host:
         """Whether a command is changing something just now."""
         return store.is_locked(self.names.state_dir)
 
-    def settle(self) -> dict[str, int]:
-        """What is due now, alone (drains, their limits, `--for`); flows reset, by service."""
+    def settle(self) -> tuple[dict[str, int], dict[str, str]]:
+        """What is due now, alone (drains, their limits, `--for`): flows reset, and why it could not
+        be finished, by service."""
         with self.changing("settle what is due") as change:
-            return change.ended
+            return change.ended, change.stuck
 
     # ---- small things
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from e2e import echo
-from support import wait_until
+from support import unkillable, wait_until
+from viscum import drains, store
+from viscum.host import Host
 from viscum.lab import CLOUD4, CLOUD6, CLOUDS4, Lab
 
 OTHER = "7001"
@@ -59,6 +62,49 @@ def test_disable_drain_resets_what_is_left_and_says_how_many(box: Lab) -> None:
     assert echo.who(box, CLOUD4) == "edge"
     for h in stays:
         h.close()
+
+
+@pytest.mark.req("N9")
+def test_whether_something_is_due_is_seen_without_the_lock(box: Lab) -> None:
+    """Nothing while the last flow of what drains is open; then the next to look finishes it."""
+    host = Host(str(box.state_dir))
+
+    def is_due() -> bool:
+        return bool(echo.within(box, "ap", lambda: drains.is_due(host, host.load())))
+
+    echo.run(box, "--drain", "0")
+    assert not is_due()
+    with echo.hold(box, CLOUD4) as held:
+        echo.viscum(box, "rm", "--no-wait", "web")
+        with store.lock(str(box.state_dir), "another command", 5, print):
+            assert not is_due()
+        assert held.alive()
+    wait_until(is_due, "its last flow to end")
+    assert echo.status(box)["name"] == "web", "looking has changed nothing"
+    assert echo.within(box, "ap", host.settle) == ({"web": 0}, {})
+    assert not echo.status(box)
+    echo.run(box)
+    echo.viscum(box, "disable", "web", "--for", "100ms")
+    wait_until(is_due, "the deadline to pass")
+
+
+@pytest.mark.req("N9", "N16")
+def test_one_that_can_not_be_killed_holds_up_only_itself(box: Lab) -> None:
+    echo.run(box, "--target", CLOUD6, name="stuck")
+    pid = echo.status(box, "stuck")["generations"][0]["instances"][0]["pid"]
+    with unkillable(pid):
+        os.kill(pid, signal.SIGKILL)
+        done = box.viscum("rm", "--now", "stuck")
+        assert done.returncode == 1
+        assert "still there after SIGKILL" in done.stderr
+        echo.run(box, "--target", CLOUD4)
+        assert echo.who(box, CLOUD4) == "edge"
+        said = echo.viscum(box, "rm", "--now", "web").stderr
+        assert "stuck: what is due can't be finished: [Errno 110] still there" in said
+        assert not echo.status(box)
+        assert echo.status(box, "stuck")
+    echo.viscum(box, "tidy")
+    assert not echo.status(box, "stuck")
 
 
 @pytest.mark.req("N9")

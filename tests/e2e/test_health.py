@@ -14,6 +14,8 @@ from conftest import LabFactory
 from e2e import echo, moody
 from e2e.daemon import Daemon, running
 from support import wait_until
+from viscum import evolve, store
+from viscum.clock import now
 from viscum.lab import CLOUD4, CLOUD6, Lab
 from viscum.spec import toml_value
 
@@ -53,6 +55,7 @@ class Site:
         self.mood = files / "mood"
         self.ready = files / "ready"
         self.before: list[str] = []  # kinds of events that were told already
+        self.first = 0  # how many there were
         self.mood.write_text("well")
         self.ready.unlink(missing_ok=True)
 
@@ -97,6 +100,10 @@ class Site:
         self.before.append(kind)
         return str(self.daemon.wait(kind, "web", before + 1)["message"])
 
+    def new_kinds(self) -> list[str]:
+        """Of all events of this test."""
+        return [e["kind"] for e in self.daemon.events()[self.first :]]
+
     def held(self) -> float:
         return float(echo.status(self.lab)["held"]["health"])
 
@@ -123,6 +130,7 @@ def site(box: tuple[Lab, Daemon], files: Path) -> Iterator[Site]:
         daemon.start()
     made = Site(lab, daemon, files)
     made.before = [e["kind"] for e in daemon.events()]
+    made.first = len(made.before)
     yield made
     echo.viscum(lab, "rm", "--all", "--now")
 
@@ -250,6 +258,39 @@ def test_one_that_can_not_run_twice_ends_with_its_flows_first(site: Site) -> Non
     assert site.who() == "edge"
     (generation,) = echo.status(site.lab)["generations"]
     assert (generation["number"], generation["state"]) == (1, "live")
+    assert "service.crashed" not in site.new_kinds(), "whoever restarts it knows why it ended"
+
+
+@pytest.mark.req("C3")
+def test_without_its_probe_it_is_let_alone_also_while_its_flows_are_waited_for(site: Site) -> None:
+    site.serve(f"{PROBE}restart-after = 3\n", top='upgrade = "replace"', run='drain = "1h"')
+    old = site.pid()
+    with echo.hold(site.lab, CLOUD4) as client:
+        site.mood.write_text("hang")
+        site.told("service.restarting")
+        assert client.alive()
+        site.serve("", top='upgrade = "replace"', run='drain = "1h"')
+        wait_until(lambda: site.held() == 100, "the hold to go")
+    for _ in range(12):  # commands, which together take longer than a look at its flows
+        assert site.pid() == old, "nobody asks for its restart any more"
+    assert not {"service.crashed", "service.not-started"} & set(site.new_kinds())
+
+
+@pytest.mark.req("C3")
+def test_what_was_stopped_meanwhile_is_not_restarted(site: Site) -> None:
+    """By a command that had the lock before the controller, which waits for it."""
+    site.serve(f"{PROBE}restart-after = 3\n")
+    state = str(site.lab.state_dir)
+    with store.lock(state, "stop web", 5, print):
+        site.mood.write_text("hang")
+        site.told("service.restarting")
+        kept = store.Store(state)
+        world = kept.load("", "")
+        kept.save(world.with_record(evolve.stopping(world.services["web"], now())))
+    wait_until(lambda: not echo.status(site.lab)["generations"], "its end")
+    wait_until(lambda: not store.is_locked(state), "the controller to have the lock no more")
+    assert not echo.status(site.lab)["generations"]
+    assert not {"service.crashed", "service.not-started"} & set(site.new_kinds())
 
 
 @pytest.mark.req("C3", "C1")

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
-from support import need_program, wait_until
+from support import need_program, unkillable, wait_until
 from viscum.kernel import identity, prober, process
 from viscum.kernel.process import LaunchError, Process
 from viscum.kernel.syscalls import capget
@@ -475,6 +476,18 @@ def test_stop_kills_who_does_not_listen(web: Instance) -> None:
     wait_until(lambda: len(web.group.pids()) == 2, "its child")
     assert process.stop(web.group, 0.1) == process.Stopped(by_itself=False, killed=2)
     assert web.group.pids() == []
+
+
+@pytest.mark.req("N17")
+def test_stop_does_not_wait_again_for_what_was_killed_and_is_still_there(web: Instance) -> None:
+    pid = web.start(*SLEEPER)
+    with unkillable(pid):
+        os.kill(pid, signal.SIGKILL)
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match="still there after SIGKILL"):
+            process.stop(web.group, 20)
+        assert time.monotonic() - begun < 20, "nor to be asked"
+    assert web.group.wait_empty(10)
 
 
 @pytest.mark.req("N17")

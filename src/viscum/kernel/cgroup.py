@@ -222,7 +222,8 @@ class Group(Struct, frozen=True):
             self.freeze()
         except FileNotFoundError:
             pass
-        while pids := self.pids():
+        end = time.monotonic() + 5  # for a process that is stuck in the kernel
+        while (pids := self.pids()) and time.monotonic() < end:
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)

@@ -315,9 +315,10 @@ def stop(group: Group, timeout: float, number: int = signal.SIGTERM) -> Stopped:
     As systemd's KillMode=mixed: only the main process (and any other whose parent is outside the
     group) is asked, its children are its own business; everything still there after that, in
     sessions of their own or not, is killed. Returns when the group is empty; TimeoutError if it
-    is not 10 s after the kill (a process stuck in the kernel).
+    is not 10 s after the kill (a process stuck in the kernel), or soon if all were killed before.
     """
-    deadline = time.monotonic() + timeout
+    stuck = _are_killed(group.pids())
+    deadline = time.monotonic() + (0.0 if stuck else timeout)
     asked = [found for pid in roots(group) if (found := opened(group, pid)) is not None]
     try:
         for process in asked:
@@ -328,9 +329,23 @@ def stop(group: Group, timeout: float, number: int = signal.SIGTERM) -> Stopped:
             process.close()
     left = len(group.pids())
     group.kill()
-    if not group.wait_empty(10):
+    if not group.wait_empty(0.5 if stuck else 10):
         raise TimeoutError(errno.ETIMEDOUT, "still there after SIGKILL", group.path)
     return Stopped(all(ended), left)
+
+
+def _are_killed(pids: list[int]) -> bool:
+    """Whether they are only to die, and do not: SIGKILL is pending for all of them (proc(5))."""
+    return bool(pids) and all(map(_is_killed, pids))
+
+
+def _is_killed(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            lines = [line.split() for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for _, mask in lines)
 
 
 def spawn(

@@ -15,18 +15,14 @@ import random
 import time
 from typing import Any
 
-from viscum import flows
 from viscum.clock import now
 from viscum.controller.engine import Engine
 from viscum.controller.events import Level
-from viscum.controller.health import verdict
+from viscum.controller.health import restart, verdict
 from viscum.controller.health.asking import Asker, Failed
 from viscum.controller.health.patients import Health, Patient, is_held_back, look, newest, renew
 from viscum.controller.health.verdict import State
 from viscum.errors import InputError, ViscumError
-from viscum.host import Host
-from viscum.kernel import process
-from viscum.kernel.cgroup import Group
 from viscum.plan import Instance
 from viscum.store import Record, World
 
@@ -242,18 +238,18 @@ class Probes:
         self._group.create_task(self._restarted(record, patient))
 
     async def _restarted(self, record: Record, patient: Patient) -> None:
-        """A new generation beside the old one, which keeps the flows it has (decision 46); the same
-        one where it can't run twice, once its flows have ended."""
-        engine, name = self.engine, record.name
+        name = record.name
+
+        def still() -> bool:
+            current = self.engine.world.services.get(name)
+            return self._patients.get(name) is patient and restart.is_same(record, current)
+
         try:
-            if record.spec.upgrade == "beside":
-                await engine.act_for(record.tenant, engine.host.begin_restart, name)
-            else:
-                if await _end(engine, record, self._newest(record), patient):
-                    await engine.act_for(record.tenant, engine.host.revive, name)
+            await restart.restart(self.engine, record, patient, still)
         except (OSError, ViscumError) as error:
-            message = f"{name} could not be restarted: {error}"
-            self._tell("service.not-started", name, message, "error")
+            if still():
+                message = f"{name} could not be restarted: {error}"
+                self._tell("service.not-started", name, message, "error")
         finally:
             patient.restarting = False
 
@@ -293,24 +289,3 @@ class Probes:
 
     def _tell(self, kind: str, name: str, message: str, level: Level, **data: Any) -> None:
         self.engine.events.publish(kind, message, service=name, level=level, **data)
-
-
-async def _end(engine: Engine, record: Record, mine: list[Instance], patient: Patient) -> bool:
-    """Waits for its flows, of which no new one comes as it is held; then ends the processes. False:
-    it answers again meanwhile, and is left alone. Whatever becomes of the controller, the record
-    says all the while that they should run."""
-    end = now() + record.spec.run.drain
-    while now() < end:
-        if not await engine.look(_flows, engine.host, mine):
-            break
-        if all(t.successes for t in patient.tallies.values()):
-            return False
-        await asyncio.sleep(QUICK)
-    for i in mine:
-        timeout = float(record.spec.run.stop_timeout)
-        await engine.wait_for(process.stop, Group(i.cgroup), timeout)
-    return True
-
-
-def _flows(host: Host, mine: list[Instance]) -> int:
-    return flows.count(mine, host.udp_flows())
