@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from e2e.servers import EDGE, body, nginx_command
@@ -24,6 +25,7 @@ from viscum.kernel import cgroup, process
 from viscum.lab import CLOUD4, CLOUD6, Lab
 from viscum.names import HostNames
 from viscum.spec.write import toml_value
+from viscum.store import HostRecord, boot_id
 
 pytestmark = pytest.mark.req("N2", "N8")
 
@@ -86,6 +88,9 @@ environment = { GREETING = "it's $HOME\\nEND\\n" }
 @pytest.fixture
 def labs(lab_factory: Callable[..., Lab]) -> Iterator[tuple[Lab, Lab]]:
     made = lab_factory(), lab_factory()
+    for lab in made:  # services are numbered from anywhere: here from the same
+        record = msgspec.json.encode(HostRecord(boot_id(), "", ""))
+        (lab.state_dir / "host.json").write_bytes(record)
     yield made
     for lab in made:
         lab.down()

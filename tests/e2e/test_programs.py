@@ -102,9 +102,10 @@ def test_iperf3(lab: Lab, target: str, place: str, firewall: str, figure: Figure
     # iperf3's UDP test asks by TCP first; its datagrams must go to the same server
     wait_until(lambda: decisions(lab, target) != "cloud-udp-arming", "the end of arming", 20)
     for way in ((), ("-R",)):
-        end = iperf(lab, target, "-u", "-b", "50M", "-l", "1200", "-n", "5M", *way)
+        # slow enough for the socket's buffer to bridge the pauses of a machine that is busy
+        end = iperf(lab, target, "-u", "-b", "10M", "-l", "1200", "-n", "2M", *way)
         assert end["sum"]["lost_percent"] < 1
-        assert end["sum"]["packets"] >= 4000
+        assert end["sum"]["packets"] >= 1600
 
 
 def decisions(lab: Lab, target: str) -> str:
