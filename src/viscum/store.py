@@ -180,16 +180,25 @@ class Store:
         return self.logs / service / f"{generation}.{instance}.log"
 
     def version(self) -> int:
-        """Differs whenever a record was written or removed (by anybody): files are replaced, which
-        changes their directory. 0: there are none."""
+        """Differs, within this process, whenever a record was written or removed (by anybody):
+        files are replaced, which changes their directory. 0: there are none.
+
+        Before Linux 6.13 that directory's time is of the last tick (1 to 10 ms), in which two
+        changes may lie; the files' numbers, which are read with their names, differ from those of
+        the change before (from all earlier ones on a tmpfs, as /run is).
+        """
+        directory = self.dir / "services"
         try:
-            return (self.dir / "services").stat().st_mtime_ns
+            changed = directory.stat().st_mtime_ns
+            with os.scandir(directory) as entries:
+                return hash((changed, frozenset((e.name, e.inode()) for e in entries)))
         except FileNotFoundError:
             return 0
 
     def touch(self) -> None:
         """Makes the version another one although no record differs."""
-        os.utime(self.dir / "services")
+        moment = time.time_ns()  # finer than what the kernel would take
+        os.utime(self.dir / "services", ns=(moment, moment))
 
     def _record_in(self, path: Path) -> Record | None:
         """Read once as long as the file is the same: it is never written to, only replaced."""

@@ -14,6 +14,7 @@ from support import unkillable, wait_until
 from viscum import drains, store
 from viscum.host import Host
 from viscum.lab import CLOUD4, CLOUD6, CLOUDS4, Lab
+from viscum.model import Hold
 
 OTHER = "7001"
 
@@ -86,6 +87,23 @@ def test_whether_something_is_due_is_seen_without_the_lock(box: Lab) -> None:
     echo.run(box)
     echo.viscum(box, "disable", "web", "--for", "100ms")
     wait_until(is_due, "the deadline to pass")
+
+
+@pytest.mark.req("N9", "C1")
+def test_enable_lets_a_controller_look_again(box: Lab) -> None:
+    """Also where it changes nothing but what a controller holds back."""
+    host = Host(str(box.state_dir))
+    echo.run(box)
+    record = host.load().services["web"]
+    assert echo.within(box, "ap", lambda: host.hold(record, Hold(load=0)))
+    assert echo.who(box, CLOUD4) == "cloud"
+    before = host.store.version()
+    echo.viscum(box, "enable", "web")
+    assert echo.who(box, CLOUD4) == "edge"
+    after = host.store.version()
+    assert after != before
+    echo.viscum(box, "enable", "web")
+    assert host.store.version() == after, "nothing was held"
 
 
 @pytest.mark.req("N9", "N16")

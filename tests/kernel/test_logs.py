@@ -15,8 +15,12 @@ from conftest import Figure
 from kernel.conftest import Space
 from kernel.instance import instance
 from support import need_program, wait_until
+from viscum import evolve
+from viscum.host import Host
 from viscum.kernel import logs, process
 from viscum.kernel.syscalls import FALLOC_FL_KEEP_SIZE, boottime_ns, fallocate
+from viscum.spec import from_mapping
+from viscum.store import HostRecord, World
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -57,6 +61,43 @@ def test_trim_keeps_the_end_and_the_writer_goes_on(directory: Path) -> None:
     assert logs.tail(path, 5).lines == logs.tail(path).lines[-5:]
     assert logs.tail(path, 10**6).lines == logs.tail(path).lines
     assert logs.trim(path, 64 * KIB) == logs.used(path) <= 64 * KIB + 4 * KIB
+    os.close(fd)
+
+
+@pytest.mark.req("N17", "C2")
+@pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 2 * MIB, (1 << 63) - 1])
+def test_trim_of_a_log_that_was_made_absurdly_long(directory: Path, size: int) -> None:
+    """With room reserved beyond its end, as far as there can be any."""
+    path = str(directory / "web.log")
+    fd = logs.open_log(path)
+    write(fd, 0, 20_000)
+    os.truncate(path, size)
+    if size + MIB < 1 << 63:
+        fallocate(fd, FALLOC_FL_KEEP_SIZE, size, MIB)
+    assert logs.trim(path, 64 * KIB) <= 64 * KIB + 4 * KIB
+    os.close(fd)
+
+
+@pytest.mark.req("N17", "C2")
+def test_one_log_that_is_none_keeps_no_other_from_being_trimmed(tmp_path: Path) -> None:
+    host = Host(str(tmp_path))
+    world = World(HostRecord("", "100.127.192.0/19", ""), {})
+    for name in ("a", "b"):
+        spec = from_mapping(
+            {
+                "name": name,
+                "command": ["server"],
+                "steer": {"interfaces": ["lo"], "targets": ["198.18.0.10"]},
+                "limits": {"log": "64K"},
+            }
+        )
+        world = evolve.create(world, spec, ("198.18.0.10/32",), ())
+    host.store.log("a", 1, 0).mkdir(parents=True)
+    path = str(host.store.log("b", 1, 0))
+    fd = logs.open_log(path)
+    write(fd, 0, 20_000)
+    host.trim_logs(world)
+    assert logs.used(path) <= 64 * KIB + 4 * KIB
     os.close(fd)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ def test_services_that_went_have_no_file(tmp_path: Path) -> None:
     kept.save(world())
     kept.tidy()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("C1")
+def test_the_version_tells_changes_within_one_tick_of_the_kernel_s_clock(tmp_path: Path) -> None:
+    """Before Linux 6.13 the directory's time is the same after each of them."""
+    kept = Store(str(tmp_path))
+    assert kept.version() == 0
+    made = world("one", "two")
+
+    def version() -> int:
+        os.utime(tmp_path / "services", ns=(1, 1))
+        assert kept.version() == kept.version()
+        return kept.version()
+
+    versions = []
+    kept.save(made)
+    for enabled in (False, True, False):
+        versions.append(version())
+        kept.save(made.with_record(replace(made.services["one"], enabled=enabled)))
+    versions.append(version())
+    kept.save(made.without("two"))
+    versions.append(version())
+    kept.touch()
+    versions.append(kept.version())
+    assert all(one != next_one for one, next_one in pairwise(versions))
 
 
 @pytest.mark.req("N16")

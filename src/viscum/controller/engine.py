@@ -49,6 +49,8 @@ class Busy(ViscumError):
 class Engine:
     """Of one host; lives as long as the controller."""
 
+    name = "following the records"
+
     def __init__(self, host: Host, events: Events) -> None:
         self.host = host
         self.events = events
@@ -149,9 +151,11 @@ class Engine:
             return False
         self.world = await self.look(self.host.load)
         self._version = version
-        await self._hold_again()
-        async with self._news:
-            self._news.notify_all()
+        try:
+            await self._hold_again()
+        finally:  # whatever fails there: the records have changed
+            async with self._news:
+                self._news.notify_all()
         return True
 
     async def worlds(self) -> AsyncIterator[World]:

@@ -61,6 +61,7 @@ class Controller:
 
     def parts(self) -> tuple[Part, ...]:
         return (
+            self.engine,
             self.supervisor,
             self.probes,
             Due(self.engine),
@@ -82,8 +83,7 @@ class Controller:
         await self.engine.adopt()
         count = len(self.engine.world.services)
         self.events.publish("controller.started", f"looking after {count} services")
-        tasks = [asyncio.create_task(self.engine.run())]
-        tasks += [asyncio.create_task(self._keep(part)) for part in self.parts()]
+        tasks = [asyncio.create_task(self._keep(part)) for part in self.parts()]
         await ends.wait()
         self.events.publish("controller.stopping", "services and steering stay as they are")
         for task in tasks:

@@ -1,0 +1,186 @@
+"""What the controller's parts rely on: told of every change, begun anew when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from viscum import evolve, store
+from viscum.controller import due, main
+from viscum.controller.engine import Engine
+from viscum.controller.events import Events
+from viscum.host import Host
+from viscum.model import Hold
+from viscum.spec import from_mapping
+from viscum.store import HostRecord, Record, World
+
+pytestmark = pytest.mark.req("C1")
+
+POOL = "100.127.192.0/19"
+
+
+def save(host: Host, *names: str, enabled: bool = True) -> None:
+    """Services that have never run, steered on lo."""
+    world = World(HostRecord(store.boot_id(), POOL, ""), {})
+    for name in names:
+        steer = {"interfaces": ["lo"], "targets": ["198.18.0.10"], "ports": ["80/tcp"]}
+        spec = from_mapping({"name": name, "command": ["server"], "steer": steer})
+        world = evolve.create(world, spec, ("198.18.0.10/32",), ())
+        world = world.with_record(replace(world.services[name], enabled=enabled))
+    host.store.save(world)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    host = Host(str(tmp_path / "state"), config_dir=str(tmp_path / "etc"))
+    save(host, "one", "two")
+    return Engine(host, Events())
+
+
+def run(engine: Engine, fn: Callable[[], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        try:
+            async with asyncio.timeout(20):
+                await fn()
+        finally:
+            engine.close()
+
+    asyncio.run(inside())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def test_parts_are_told_of_a_change_although_holding_again_fails(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bool:
+        raise RuntimeError("a mistake")
+
+    async def test() -> None:
+        seen: list[bool] = []
+
+        async def follow() -> None:
+            async for world in engine.worlds():
+                seen.append(world.services["one"].enabled)
+
+        await engine.refresh()
+        follower = asyncio.create_task(follow())
+        await until(lambda: seen == [True])
+        save(engine.host, "one", "two", enabled=False)
+        await engine.hold("one", load=50)
+        monkeypatch.setattr(engine.host, "hold", fails)
+        with pytest.raises(RuntimeError):
+            await engine.refresh()
+        await until(lambda: seen == [True, False])
+        follower.cancel()
+
+    monkeypatch.setattr(engine.host, "hold", lambda *_: True)
+    run(engine, test)
+
+
+def test_what_is_held_again_is_what_is_wanted_by_then(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another part says otherwise for one service while the other one is being held."""
+    done: list[tuple[str, float]] = []
+
+    def hold(record: Record, hold: Hold) -> bool:
+        done.append((record.name, hold.load))
+        if len(done) == 3:
+            asyncio.run_coroutine_threadsafe(engine.hold("two", load=20), loops[0])
+        return True
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def test() -> None:
+        loops.append(asyncio.get_running_loop())
+        await engine.refresh()
+        await engine.hold("one", load=50)
+        await engine.hold("two", load=60)
+        save(engine.host, "one", "two", enabled=False)
+        await engine.refresh()
+        await until(lambda: len(done) == 5)
+        assert done[2:3] == [("one", 50.0)]
+        assert all(load == 20 for name, load in done[3:] if name == "two")
+
+    monkeypatch.setattr(engine.host, "hold", hold)
+    run(engine, test)
+
+
+def test_following_the_records_is_begun_anew(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = main.Controller(engine.host)
+    engine.close()
+    monkeypatch.setattr(main, "AGAIN", 0.0)
+    version = engine.host.store.version
+    asked: list[bool] = []
+
+    def fails_once() -> int:
+        asked.append(True)
+        if len(asked) == 1:
+            raise RuntimeError("a mistake")
+        return version()
+
+    async def test() -> None:
+        monkeypatch.setattr(engine.host.store, "version", fails_once)
+        kept = [p for p in controller.parts() if p is controller.engine]
+        tasks = [asyncio.create_task(controller._keep(part)) for part in kept]
+        await until(lambda: set(controller.engine.world.services) == {"one", "two"})
+        for task in tasks:
+            task.cancel()
+
+    run(controller.engine, test)
+    assert controller.events.counts["controller.error"] == 1
+
+
+# ---- what is due -------------------------------------------------------------------------------
+
+
+def test_no_loop_goes_on_without_the_others(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is begun anew as a whole: what was left of the one before would do everything twice."""
+    part = due.Due(engine)
+
+    async def fails() -> None:
+        await asyncio.sleep(0.05)
+        raise RuntimeError("a mistake")
+
+    async def test() -> None:
+        monkeypatch.setattr(part, "_logs", fails)
+        before = asyncio.all_tasks()
+        with pytest.RaisesGroup(RuntimeError):
+            await part.run()
+        assert asyncio.all_tasks() == before
+
+    run(engine, test)
+
+
+def test_an_interface_is_looked_after_again_until_that_works(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bool] = []
+
+    def tidy() -> int:
+        tried.append(True)
+        if len(tried) < 3:
+            raise OSError("not now")
+        return 0
+
+    async def test() -> None:
+        await engine.refresh()
+        task = asyncio.create_task(due.Due(engine)._interfaces())
+        await until(lambda: len(tried) == 3)
+        task.cancel()
+
+    monkeypatch.setattr(due, "LOOK", 0.001)
+    monkeypatch.setattr(engine.host, "tidy", tidy)
+    run(engine, test)
