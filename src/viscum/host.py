@@ -171,6 +171,7 @@ class Host:
         as_child: bool = False,
         check: Check = anything,
         tenant: str = "",
+        save: bool = False,
     ) -> Outcome | Replacing:
         """As far as `up` comes without waiting for flows: what an upgrade leaves drains, and is
         settled by whoever comes next; Replacing goes on with `finish`, once the service has no
@@ -178,7 +179,7 @@ class Host:
 
         spec None: the service's own, read under the lock, to start it again. check: told what
         there is, under the lock, before anything is changed. tenant: whose a new service is; none
-        given: its name says so.
+        given: its name says so. save: keeps it for the next boot as well.
         """
         with self.changing(f"run {name}") as change:
             world = self._with_pool(change)
@@ -204,9 +205,14 @@ class Host:
                     )
                 )
             if old is not None and start.ends_first(old, spec):
-                return self._end_first(change, old, spec, addresses)
+                replacing_it = self._end_first(change, old, spec, addresses)
+                if save:
+                    self.keep(spec)
+                return replacing_it
             taken = self._taken(seen, world, owner)
             outcome = start.start(self, change, world, old, spec, addresses, taken, as_child, owner)
+            if save:
+                self.keep(spec)
         if owner and not tenant:
             outcome.notes.append(f"{name} is tenant {owner}'s, within what that one may have")
         return outcome
@@ -260,9 +266,11 @@ class Host:
         os.replace(new, path)
         return path
 
-    def forget(self, name: str) -> None:
-        """Takes it away from there."""
-        self._kept(name).unlink(missing_ok=True)
+    def forget(self, name: str) -> Outcome:
+        """Takes away from there what need not be running."""
+        with self.changing(f"forget {name}"):
+            self._kept(name).unlink(missing_ok=True)
+        return Outcome(name, "removed")
 
     def _kept(self, name: str) -> Path:
         return Path(self.config_dir) / "services" / f"{name}.toml"
@@ -368,19 +376,29 @@ class Host:
             return outcome
 
     def remove(
-        self, name: str, *, wait: bool = True, at_once: bool = False, check: Check = anything
+        self,
+        name: str,
+        *,
+        wait: bool = True,
+        at_once: bool = False,
+        check: Check = anything,
+        forget: bool = False,
     ) -> Outcome:
         """Takes the service away; flows it has are ended by its drain limit.
 
         wait False: returns at once; the next command after the limit finishes it. check: told
-        what there is, under the lock, before anything is changed.
+        what there is, under the lock, before anything is changed. forget: the next boot does not
+        start it either.
         """
         self.known(self.load(), name)
         with self.changing(f"rm {name}") as change:
-            if name not in change.world.services:
+            record = change.world.services.get(name)
+            if record is not None:
+                check(record)
+            if forget:
+                self._kept(name).unlink(missing_ok=True)
+            if record is None:
                 return Outcome(name, "removed")  # it was due, by an earlier command
-            record = change.world.services[name]
-            check(record)
             limit = 0.0 if at_once else record.spec.run.drain
             until = now() if at_once else evolve.deadline(now(), limit)
             record = evolve.removing(record, until)

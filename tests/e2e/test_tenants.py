@@ -545,6 +545,34 @@ def test_tenants_by_command(house: House) -> None:
     assert house.acme.get(ACME).status == 200
 
 
+def test_what_is_kept_for_the_next_boot_counts_and_can_be_forgotten(house: House) -> None:
+    def path(number: int) -> str:
+        return f"/v1/services/acme-kept{number}"
+
+    def spec(number: int) -> dict[str, Any]:
+        port = str(90 + number)
+        command = ["busybox", "httpd", "-f", "-p", port]
+        return small(command=command, steer__ports=[f"{port}/tcp"])
+
+    files = house.config / "services"
+    for number in (1, 2):  # and acme-web is the third
+        assert house.acme.put(f"{path(number)}?save=true", spec(number)).status == 201
+        assert house.acme.delete(f"{path(number)}?now=true").status == 200
+    refused = house.acme.put(path(3), spec(3))
+    assert (refused.status, refused.fields) == (422, ["name"])
+    told = house.acme.get("/v1/tenants/acme").json
+    assert (told["kept"], told["used"]["services"]) == (["acme-kept1", "acme-kept2"], 3)
+    assert house.acme.put(path(1), spec(1)).status == 201, "counted already"
+    assert house.acme.delete(f"{path(1)}?now=true&save=true").status == 200
+    assert not (files / "acme-kept1.toml").exists()
+    assert house.beta.delete(f"{path(2)}?save=true").status == 404
+    assert house.acme.delete(path(2)).status == 404, "it is not there"
+    assert (files / "acme-kept2.toml").exists()
+    assert house.acme.delete(f"{path(2)}?save=true").status == 200
+    assert not (files / "acme-kept2.toml").exists()
+    assert house.acme.delete(f"{path(2)}?save=true").status == 404
+
+
 def test_a_broken_file_stops_one_tenant_and_tells_the_operator(house: House) -> None:
     path = house.config / "tenants" / "beta.toml"
     content = path.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -12,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from support import need_root
 from viscum import evolve
+from viscum.controller.who import tenants
 from viscum.controller.who.access import Access, Denied, Principal
+from viscum.controller.who.tokens import Tokens
 from viscum.errors import InputError
+from viscum.host import Host
 from viscum.model import Network
 from viscum.spec import from_mapping
-from viscum.store import HostRecord, Record, World
+from viscum.store import HostRecord, Record, World, boot_id
 from viscum.tenancy import quota, rules
 from viscum.tenancy.files import Tenants, parse, slots
 from viscum.tenancy.guard import Guard
@@ -438,6 +443,61 @@ def with_services(*changes: dict[str, Any]) -> World:
         record = replace(world.services[spec.name], tenant="acme")
         world = world.with_record(evolve.live(record, None))
     return world
+
+
+def test_what_is_kept_for_the_next_boot_counts(access: Access) -> None:
+    """Else services could be saved and removed without end."""
+    directory = Path(access.guard.config_dir) / "services"
+    directory.mkdir()
+    for name in ("acme-a", "acme-b", "beta-a", "acmeother", "web"):
+        (directory / f"{name}.toml").touch()
+    (directory / ".acme-c.toml").touch()
+    (directory / "acme-d.toml.new").touch()
+    world = with_services({"name": "acme-b", "limits__cpu": 0.1})
+    two, three = good(name="acme-web", limits__cpu=0.1), good(name="acme-more", limits__cpu=0.1)
+    access.admit(WHO, from_mapping(two), world)  # the third
+    full = with_services({"name": "acme-b", "limits__cpu": 0.1}, two)
+    access.guard.within(world, full)
+    assert list(refused(access.admit, WHO, from_mapping(three), full)) == ["name"]
+    more = with_services({"name": "acme-b", "limits__cpu": 0.1}, two, three)
+    assert list(refused(access.guard.within, full, more)) == ["name"]
+    access.admit(WHO, from_mapping(good(name="acme-a", limits__cpu=0.1)), full)  # counted already
+    access.guard.within(full, EMPTY)
+    access.guard.within(EMPTY, world)  # at boot
+    (directory / "acme-a.toml").unlink()
+    access.admit(WHO, from_mapping(three), full)
+
+
+def test_a_tenant_is_not_removed_while_a_service_of_it_is_made(tmp_path: Path) -> None:
+    need_root()
+    config = tmp_path / "etc"
+    (config / "tenants").mkdir(parents=True)
+    (config / "tenants" / "acme.toml").write_text(ACME)
+    waits = threading.Event()
+    one = Host(str(tmp_path / "state"), config_dir=str(config))
+    other = Host(str(tmp_path / "state"), config_dir=str(config), progress=lambda line: waits.set())
+    found: list[str] = []
+
+    def remove() -> None:
+        try:
+            tenants.remove(other, Tenants(str(config)), Tokens(str(config)), "acme")
+        except tenants.Kept as kept:
+            found.append(kept.message)
+
+    with one.changing("run acme-web"):  # it was admitted, and is about to be there
+        thread = threading.Thread(target=remove)
+        thread.start()
+        assert waits.wait(10), "for the lock"
+        made = with_services({})
+        one.store.save(World(replace(made.host, boot=boot_id()), made.services))
+    thread.join(10)
+    assert found == ["tenant acme has services: acme-web"]
+    assert Tenants(str(config)).names() == {"acme"}
+    one.store.save(EMPTY)
+    remove()
+    assert (len(found), Tenants(str(config)).names()) == (1, frozenset())
+    gone = refused(one.guard.admit, "acme", from_mapping(good()), EMPTY)  # as `begin` does then
+    assert "no such tenant" in gone["TENANT"]
 
 
 def test_quotas_count_all_services_of_the_tenant(access: Access) -> None:

@@ -87,7 +87,7 @@ def add(
         note("note: without an interface (--on) that is nothing yet")
     if made.domains and not made.targets and not made.domains_anywhere:
         note("note: its domains lead nowhere: what they resolve to has to lie in its targets")
-    for problem in tenants.status(made, world).beyond:
+    for problem in tenants.status(known, made, world).beyond:
         note(f"note: {problem}")
     note(f"next: viscum token add WHO --tenant {name} --role operator")
 
@@ -124,9 +124,10 @@ def ls(ctx: click.Context, json_: bool) -> None:
     Example:
       viscum tenant ls
     """
-    usable, wrong = _tenants().usable()
+    known = _tenants()
+    usable, wrong = known.usable()
     world = common.host(ctx).load()
-    found = [tenants.status(t, world) for t in usable.values()]
+    found = [tenants.status(known, t, world) for t in usable.values()]
     if json_:
         as_json([_plain(s) for s in found])
     else:
@@ -161,6 +162,7 @@ def _plain(s: tenants.TenantStatus) -> dict[str, Any]:
         "name": s.tenant.name,
         **to_mapping(s.tenant, defaults=True),
         "services": list(s.services),
+        "kept": list(s.kept),
         "used": msgspec.to_builtins(s.used),
         "beyond": msgspec.to_builtins(s.beyond),
     }
@@ -177,7 +179,8 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     Example:
       viscum tenant show acme
     """
-    found = tenants.status(_tenants().get(name), common.host(ctx).load())
+    known = _tenants()
+    found = tenants.status(known, known.get(name), common.host(ctx).load())
     if json_:
         as_json(_plain(found))
         return
@@ -186,6 +189,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     fields(
         {
             "services": ", ".join(found.services) or "none",
+            **({"kept for the next boot": ", ".join(found.kept)} if found.kept else {}),
             **{name: _of(found, name) for name in LIMITED},
         }
     )
@@ -214,5 +218,5 @@ def rm(ctx: click.Context, name: str, with_services: bool) -> None:
             for record in host.load().services.values():
                 if record.tenant == name:
                     common.outcome(host.remove(record.name, at_once=True))
-        gone = tenants.remove(known, tokens, name, host.load())
+        gone = tenants.remove(host, known, tokens, name)
     say(f"{name} removed" + (f", with {len(gone)} tokens" if gone else ""))

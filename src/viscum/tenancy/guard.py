@@ -10,7 +10,7 @@ from viscum.errors import InputError, Problem
 from viscum.names import MAX_SLOTS
 from viscum.spec import Spec
 from viscum.store import World
-from viscum.tenancy import quota, rules
+from viscum.tenancy import kept, quota, rules
 from viscum.tenancy.files import Tenants, slots
 
 
@@ -19,6 +19,7 @@ class Guard:
 
     def __init__(self, config_dir: str) -> None:
         self.tenants = Tenants(config_dir)
+        self.config_dir = config_dir
 
     def named(self, service: str) -> str:
         """The tenant whose services are called so, by its file; "": they are the operator's."""
@@ -35,8 +36,9 @@ class Guard:
         problems = [*rules.problems(tenant, spec), *rules.foreign(tenant, addresses, spec)]
         if tenant.pool is not None and world.host.pool4:
             slots(tenant, world.host.pool4)
-        before = quota.used(world, name)
-        after = quota.used(world, name, but=spec.name) + quota.wanted(old, spec)
+        mine = kept.files(self.config_dir, name)
+        before = quota.used(world, name, mine)
+        after = quota.used(world, name, mine, but=spec.name) + quota.wanted(old, spec)
         problems += quota.over(tenant, before, after)
         if problems:
             raise InputError(*dict.fromkeys(problems))
@@ -67,7 +69,8 @@ class Guard:
                 tenant = self.tenants.get(record.tenant)
                 problems += rules.foreign(tenant, sorted(new), record.spec)
         for name in grown:
-            was, will = quota.used(before, name), quota.used(after, name)
+            mine = kept.files(self.config_dir, name)
+            was, will = quota.used(before, name, mine), quota.used(after, name, mine)
             if any(will.exceeds(was, field) for field in was.__struct_fields__):
                 problems += quota.over(self.tenants.get(name), was, will)
         if problems:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -48,10 +48,12 @@ def of_record(record: Record) -> Usage:
     return of(record.spec, sum(len(g.slots) for g in record.generations))
 
 
-def used(world: World, tenant: str, but: str = "") -> Usage:
-    """By all services of the tenant, `but` one."""
+def used(world: World, tenant: str, kept: Collection[str] = (), but: str = "") -> Usage:
+    """By all services of the tenant, `but` one. kept: for the next boot; also those that are not
+    there now are services."""
     mine = (r for r in world.services.values() if r.tenant == tenant and r.name != but)
-    return sum((of_record(r) for r in mine), Usage())
+    away = len(set(kept) - world.services.keys() - {but})
+    return sum((of_record(r) for r in mine), Usage(services=away))
 
 
 def wanted(old: Record | None, spec: Spec) -> Usage:
@@ -91,7 +93,7 @@ def over(tenant: Tenant, before: Usage, after: Usage) -> Iterable[Problem]:
             _words(name, value),
             f"all in all is more than tenant {tenant.name}'s quota of {_words(name, quota)}"
             + ("" if name == "services" else ", with every instance and what still drains"),
-            "remove a service first"
+            "remove a service first (one that is kept for the next boot counts)"
             if name == "services"
             else 'lower it, wait for what drains, or write upgrade = "replace"',
         )

@@ -43,7 +43,13 @@ class Quotas(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
     refused where there is a quota of it (memory and processes have defaults in a sandbox)."""
 
     services: Annotated[
-        int, Meta(description="Services, running or not.", examples=[5], ge=0, le=4096)
+        int,
+        Meta(
+            description="Services, running, stopped or kept for the next boot.",
+            examples=[5],
+            ge=0,
+            le=4096,
+        ),
     ] = 10
     cpu: Annotated[
         float | None,

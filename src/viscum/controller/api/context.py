@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,7 @@ from viscum.controller.who.turns import Turns
 from viscum.errors import InputError
 from viscum.spec import to_mapping
 from viscum.store import Record, World
+from viscum.tenancy import kept
 
 if TYPE_CHECKING:
     from viscum.controller.main import Controller
@@ -90,6 +91,10 @@ class Context:
             if who is not None and self.access.sees(who, record.tenant)
         }
         return World(world.host, mine)
+
+    def kept(self, who: Principal | None) -> Collection[str]:
+        """The principal's own services that the next boot starts, there now or not."""
+        return {} if who is None else kept.files(self.engine.host.config_dir, who.tenant or "")
 
     def asked(self, record: Record) -> Asked:
         """Worked out once as long as the record is the same."""

@@ -128,12 +128,11 @@ async def put(call: Call) -> Reply:
         call.noting.changes = differs(record.spec if record else None, spec)
 
     outcome = await context.changes.make(
-        engine.host.begin, spec.name, spec, check=first, tenant=owner
+        engine.host.begin, spec.name, spec, check=first, tenant=owner, save=query.save
     )
     if outcome.did != "unchanged":
         outcome.notes += await engine.wait_for(engine.host.remarks, spec)
     if query.save:
-        await engine.wait_for(engine.host.keep, spec)
         outcome.notes.append(f"{spec.name} is kept for the next boot")
     return _changed(context, spec.name, outcome, 201 if made else 200)
 
@@ -180,14 +179,19 @@ def _check(call: Call, owner: str | None = None) -> Callable[[Record | None], No
 
 
 async def remove(call: Call) -> Reply:
-    name = call.context.record(call.who, call.path["name"]).name
-    query: RemoveQuery = call.query
-    engine = call.context.engine
+    context, query = call.context, call.query
+    engine, name = context.engine, call.path["name"]
+    if query.save and name not in engine.world.services and name in context.kept(call.who):
+        return _changed(context, name, await engine.act(engine.host.forget, name))
+    name = context.record(call.who, name).name
     outcome = await engine.act(
-        engine.host.remove, name, wait=False, at_once=query.now, check=_check(call)
+        engine.host.remove,
+        name,
+        wait=False,
+        at_once=query.now,
+        check=_check(call),
+        forget=query.save,
     )
-    if query.save:
-        await engine.wait_for(engine.host.forget, name)
     return _changed(call.context, name, outcome)
 
 

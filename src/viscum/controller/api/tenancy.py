@@ -29,11 +29,13 @@ SECRET = {"cache-control": "no-store"}
 
 class TenantView(Struct, frozen=True):
     """A tenant. allowance: what its file says, with the defaults; used: of its quotas, by all its
-    services; beyond: what of its services it may not have any more."""
+    services; kept: for the next boot, and not there now; beyond: what of its services it may not
+    have any more."""
 
     name: str
     allowance: dict[str, Any]
     services: tuple[str, ...]
+    kept: tuple[str, ...]
     used: Usage
     beyond: tuple[Problem, ...]
 
@@ -139,10 +141,12 @@ def _mine(call: Call) -> Tenant:
 
 
 def _view(context: Context, tenant: Tenant) -> TenantView:
-    status: TenantStatus = tenants.status(tenant, context.engine.world)
+    status: TenantStatus = tenants.status(context.access.tenants, tenant, context.engine.world)
     allowance = to_mapping(tenant, defaults=True)
     del allowance["name"]
-    return TenantView(tenant.name, allowance, status.services, status.used, status.beyond)
+    return TenantView(
+        tenant.name, allowance, status.services, status.kept, status.used, status.beyond
+    )
 
 
 async def put(call: Call) -> Reply:
@@ -172,9 +176,7 @@ async def remove(call: Call) -> Reply:
                 await engine.act(engine.host.remove, record.name, wait=False, at_once=True)
     status = _view(context, tenant)
     try:
-        await asyncio.to_thread(
-            tenants.remove, access.tenants, access.tokens, tenant.name, engine.world
-        )
+        await engine.act(tenants.remove, engine.host, access.tenants, access.tokens, tenant.name)
     except Kept as kept:
         raise Conflict(kept.message, state=kept.state, hint=kept.hint) from None
     return Reply(status)
@@ -229,6 +231,9 @@ async def add_token(call: Call) -> Reply:
         context.access.tokens.add, wanted.name, wanted.role, tenant, lifetime, wanted.kind
     )
     call.noting.thing = made.name
+    if tenant is not None and tenant not in context.access.tenants.names():
+        await asyncio.to_thread(context.access.tokens.remove, {made.id})  # gone meanwhile
+        raise InputError(Problem("tenant", tenant[:80], "no such tenant", "see /v1/tenants"))
     return Reply(_credential(made, secret), 201, SECRET | {"location": f"/v1/tokens/{made.id}"})
 
 

@@ -14,9 +14,10 @@ from msgspec import Struct
 from viscum import hostconfig
 from viscum.controller.who.tokens import Credential, Tokens
 from viscum.errors import InputError, Problem, ViscumError
+from viscum.host import Host
 from viscum.kernel import files
 from viscum.store import World
-from viscum.tenancy import quota, rules
+from viscum.tenancy import kept, quota, rules
 from viscum.tenancy.files import Tenants, check_name, clashes, parse, slots
 from viscum.tenancy.quota import Usage
 from viscum.tenancy.types import Tenant
@@ -27,17 +28,20 @@ class Kept(ViscumError):
 
 
 class TenantStatus(Struct, frozen=True):
-    """A tenant, what its services use, and which of them have more than it may have now."""
+    """A tenant, what its services use, and which of them have more than it may have now. kept: for
+    the next boot, and not there now."""
 
     tenant: Tenant
     services: tuple[str, ...]
+    kept: tuple[str, ...]
     used: Usage
     beyond: tuple[Problem, ...] = ()
 
 
-def status(tenant: Tenant, world: World) -> TenantStatus:
+def status(tenants: Tenants, tenant: Tenant, world: World) -> TenantStatus:
     mine = [r for r in world.services.values() if r.tenant == tenant.name]
-    used = quota.used(world, tenant.name)
+    away = kept.files(tenants.directory.parent, tenant.name).keys() - world.services.keys()
+    used = quota.used(world, tenant.name, away)
     beyond: list[Problem] = []
     for record in mine:
         found = [
@@ -49,7 +53,8 @@ def status(tenant: Tenant, world: World) -> TenantStatus:
             for p in dict.fromkeys(found)
         ]
     beyond += quota.over(tenant, Usage(), used)
-    return TenantStatus(tenant, tuple(r.name for r in mine), used, tuple(beyond))
+    services = tuple(r.name for r in mine)
+    return TenantStatus(tenant, services, tuple(sorted(away)), used, tuple(beyond))
 
 
 def put(tenants: Tenants, name: str, text: str, world: World, *, replace: bool = True) -> Tenant:
@@ -91,22 +96,23 @@ def _pool(tenant: Tenant, config_dir: Path, world: World) -> Iterable[Problem]:
         yield from error.problems
 
 
-def remove(tenants: Tenants, tokens: Tokens, name: str, world: World) -> list[Credential]:
+def remove(host: Host, tenants: Tenants, tokens: Tokens, name: str) -> list[Credential]:
     """Its file, and every token of it: who speaks for it is a stranger from then on. Raises Kept
-    while it has services, InputError for a tenant that is not there."""
+    while it has services, InputError for a tenant that is not there.
+
+    Under the host's lock: a service of it that is being made is there before, or is refused."""
     if name not in tenants.names():
         tenants.get(name)
-    mine = [r.name for r in world.services.values() if r.tenant == name]
-    if mine:
-        raise Kept(
-            f"tenant {name} has services: {', '.join(mine)}",
-            state="nothing was changed",
-            hint="remove them first, or all together: --with-services (with-services=true)",
-        )
-    (tenants.directory / f"{name}.toml").unlink(missing_ok=True)
-    # Without the tenant the next boot would take them for the operator's own.
-    kept = tenants.directory.parent / "services"
-    for path in (kept / f"{name}.toml", *kept.glob(f"{name}-*.toml")):
-        if path.exists():
+    with host.changing(f"tenant rm {name}") as change:
+        mine = [r.name for r in change.world.services.values() if r.tenant == name]
+        if mine:
+            raise Kept(
+                f"tenant {name} has services: {', '.join(mine)}",
+                state="nothing was changed",
+                hint="remove them first, or all together: --with-services (with-services=true)",
+            )
+        (tenants.directory / f"{name}.toml").unlink(missing_ok=True)
+        # Without the tenant the next boot would take them for the operator's own.
+        for path in kept.files(tenants.directory.parent, name).values():
             path.rename(path.with_name(f"{path.name}.of-removed-tenant"))
     return tokens.remove({c.id for c in tokens.all().values() if c.tenant == name})
