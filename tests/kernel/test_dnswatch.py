@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 
 import dns.message
 import dns.rrset
@@ -14,7 +18,10 @@ import pytest
 from conftest import Figure
 from kernel.topo import AP4, AP6, OTHER4, TARGET4, TARGET6, UE4, UE6, Topo, received, udp
 from support import wait_until
+from viscum.controller.dns import ears
 from viscum.controller.dns.message import asked, question, wire_name
+from viscum.controller.dns.voice import Voice
+from viscum.controller.events import Events
 from viscum.kernel.dnswatch import MAX_BLOCKS, SNAP, Datagram, Watch, filter_for
 
 NAME = "cloud.example"
@@ -216,3 +223,41 @@ def test_what_it_costs_the_packets_that_are_none_of_its_business(
             watch.close()
     for which, took in least.items():
         figure(f"CPU time to send a datagram, {which} the watch", took, "ns")
+
+
+def test_an_interface_that_can_not_be_listened_on_is_told_once_and_the_others_are(
+    topo: Topo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that is not there."""
+    events, heard = Events(), list[str]()
+
+    def refuse(interface: str, names: Iterable[bytes]) -> Watch:
+        if interface == "lo":
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return Watch(interface, names)
+
+    async def listen() -> None:
+        made = ears.Ears(
+            (), lambda on, told: heard.append(on), lambda *_: None, Voice(events).listening
+        )
+        made.own = {ip_address(AP4)}
+        made.listen_for([("lo", NAME), ("wlan0", NAME), ("none", NAME)])
+        try:
+            for watch in (refuse, refuse, Watch, refuse):  # the last has nothing to open
+                monkeypatch.setattr(ears, "Watch", watch)
+                made.open()
+            client.sendto(QUERY, (AP4, 53))
+            server.sendto(answer(), received({"": server})[2])
+            while not heard:
+                await asyncio.sleep(0.01)
+        finally:
+            made.close()
+
+    server, client = bound(topo, "ap", AP4), topo.udp("ue", UE4, 5555)
+    topo.inside("ap", asyncio.run, listen())
+    assert heard == ["wlan0"]
+    (event,) = events.since()
+    assert event.message == (
+        "lo: nothing that clients are told there is learnt: [Errno 19] No such device;"
+        " it is tried again"
+    )

@@ -512,7 +512,7 @@ def test_servers_that_are_believed() -> None:
     """Its own address is one that nobody else can use, or is listed."""
 
     def ears(*trust: str) -> Ears:
-        made = Ears(tuple(map(ip_network, trust)), lambda *_: None, lambda *_: None)
+        made = Ears(tuple(map(ip_network, trust)), lambda *_: None, lambda *_: None, print)
         made.own = {OWN4, OWN6, LINK6}
         return made
 

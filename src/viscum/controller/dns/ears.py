@@ -18,7 +18,8 @@ PAUSE = 0.1  # seconds without listening when there was too much
 
 class Ears:
     """trust: servers beyond this box that are believed. told: called with the interface and what a
-    client was told there; spoiled: with a name and the answer for it that came in from clients.
+    client was told there; spoiled: with a name and the answer for it that came in from clients;
+    listening: with an interface and why it can't be listened on ("": it can).
 
     own: the box's own addresses. Its resolver is believed where nobody else can send in its name:
     the kernel drops IPv4 packets that come with a source of the box's own and routes no link-local
@@ -30,12 +31,14 @@ class Ears:
         trust: tuple[Network, ...],
         told: Callable[[str, Told], None],
         spoiled: Callable[[str, Datagram], None],
+        listening: Callable[[str, str], None],
     ) -> None:
         self.own: set[Address] = set()
         self.wanted: dict[str, frozenset[bytes]] = {}  # names by interface
         self.needed = asyncio.Event()
         self._trust = trust
         self._told = told
+        self._listening = listening
         self._watches: dict[str, Watch] = {}
         self._listener = Listener(self._trusted, spoiled)
         self._budget = Bucket(PER_SECOND)
@@ -69,20 +72,32 @@ class Ears:
             if interface not in self.wanted:
                 self._end(interface)
             elif before[interface] != self.wanted[interface]:
-                self._watches[interface].names(self.wanted[interface])
+                try:
+                    self._watches[interface].names(self.wanted[interface])
+                except OSError:
+                    self._end(interface)  # open() makes it anew, or says why it can't be
 
     def open(self) -> None:
-        """Those that are not open; anew where the interface is another one by now."""
+        """Those that are not open; anew where the interface is another one by now. One that can't
+        be keeps nobody from listening on the others."""
         for interface, names in self.wanted.items():
-            index = link.index(interface)
-            watch = self._watches.get(interface)
-            if watch is not None and watch.ifindex == index:
-                continue
-            if watch is not None:
-                self._end(interface)
-            if index:
-                watch = self._watches[interface] = Watch(interface, names)
-                self._read_from(interface, watch)
+            try:
+                self._open(interface, names)
+            except OSError as error:
+                self._listening(interface, str(error))
+            else:
+                self._listening(interface, "")
+
+    def _open(self, interface: str, names: frozenset[bytes]) -> None:
+        index = link.index(interface)
+        watch = self._watches.get(interface)
+        if watch is not None and watch.ifindex == index:
+            return
+        if watch is not None:
+            self._end(interface)
+        if index:
+            watch = self._watches[interface] = Watch(interface, names)
+            self._read_from(interface, watch)
 
     def close(self) -> None:
         for interface in list(self._watches):

@@ -68,7 +68,7 @@ class Names:
         self._limit = asyncio.Semaphore(AT_ONCE)
         self._ground: Ground | None = None
         self._ground_at = 0.0
-        self._ears = Ears(settings.trust, self._told, self._voice.forged)
+        self._ears = Ears(settings.trust, self._told, self._voice.forged, self._voice.listening)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:

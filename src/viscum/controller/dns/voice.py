@@ -22,7 +22,8 @@ class Voice:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._failing: set[tuple[str, str]] = set()  # service and name ("": setting them)
+        # service and name ("": setting them), or "" and an interface
+        self._failing: set[tuple[str, str]] = set()
         self._told: dict[tuple[str, str], float] = {}
 
     def changed(
@@ -56,6 +57,21 @@ class Voice:
 
     def succeeded(self, service: str, name: str = "") -> None:
         self._failing.discard((service, name))
+
+    def listening(self, interface: str, why: str) -> None:
+        """Why it can't be listened on, once, until it can ("")."""
+        if not why:
+            self.succeeded("", interface)
+        elif ("", interface) not in self._failing:
+            self._failing.add(("", interface))
+            self._events.publish(
+                "names.deaf",
+                f"{interface}: nothing that clients are told there is learnt: {why};"
+                " it is tried again",
+                level="warning",
+                interface=interface,
+                why=why,
+            )
 
     def refused(self, service: str, name: str, why: str, told: Told | None = None) -> None:
         """An address; told: which client was given it."""
