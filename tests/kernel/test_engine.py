@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from viscum import evolve, store
+from viscum import drains, evolve, store
 from viscum.controller import due, main
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
@@ -184,3 +184,38 @@ def test_an_interface_is_looked_after_again_until_that_works(
     monkeypatch.setattr(due, "LOOK", 0.001)
     monkeypatch.setattr(engine.host, "tidy", tidy)
     run(engine, test)
+
+
+def test_the_lock_is_taken_only_when_something_is_due(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a drain that waits for its last flow; and what can't be finished is told once."""
+    looked: list[bool] = []
+    settled: list[int] = []  # after how many looks
+
+    def is_due(*_: object) -> bool:
+        looked.append(True)
+        return len(looked) > 8
+
+    def settle() -> tuple[dict[str, int], dict[str, str]]:
+        settled.append(len(looked))
+        return {"one": 2}, {"two": "it is stuck"}
+
+    async def test() -> None:
+        await engine.refresh()
+        one = engine.world.services["one"]
+        engine.host.store.save(engine.world.with_record(evolve.removing(one, None)))
+        await engine.refresh()
+        task = asyncio.create_task(due.Due(engine)._deadlines())
+        await until(lambda: len(settled) == 2)
+        task.cancel()
+
+    monkeypatch.setattr(due, "LOOK", 0.001)
+    monkeypatch.setattr(due, "SLOWEST", 0.02)
+    monkeypatch.setattr(drains, "is_due", is_due)
+    monkeypatch.setattr(engine.host, "settle", settle)
+    run(engine, test)
+    assert settled == [9, 10]
+    told = [(e.kind, e.message) for e in engine.events.since()]
+    assert told.count(("controller.error", "two: what is due can't be finished: it is stuck")) == 1
+    assert told.count(("service.flows-reset", "one: 2 flows were reset at their limit")) == 2
