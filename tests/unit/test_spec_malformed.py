@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from viscum.errors import InputError, Problem
-from viscum.spec import from_mapping, from_toml
+from viscum.spec import from_mapping, from_toml, to_mapping
+from viscum.spec.read import BadSpec
 
 pytestmark = pytest.mark.req("N4", "N15")
 
@@ -298,3 +299,13 @@ def test_message_shows_field_value_and_fix_without_control_characters() -> None:
     assert "a-z" in str(problem)
     (problem,) = problems_of(toml({'"\\u001b[2J"': "1"}))
     assert "\x1b" not in str(problem)
+
+
+def test_what_can_be_read_of_it_is_a_spec() -> None:
+    """The box is asked about the rest as well, to tell all problems at once."""
+    with pytest.raises(BadSpec) as caught:
+        from_toml(toml({}) + '[run]\nenvironment = {"A=B" = "x", C = [], GOOD = "y"}\n')
+    assert len(caught.value.problems) == 2
+    partial = caught.value.partial
+    assert partial.run.environment == {"GOOD": "y"}
+    assert from_mapping(to_mapping(partial)) == partial

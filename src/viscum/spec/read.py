@@ -52,12 +52,14 @@ def from_mapping(
 
 
 def _readable(table: Any) -> Any:
-    """Without the None that stand for unreadable items of arrays."""
+    """Without the None that stand for unreadable items of arrays and tables."""
     if isinstance(table, Struct):
         values = {name: _readable(getattr(table, name)) for name in table.__struct_fields__}
         return type(table)(**values)
     if isinstance(table, tuple):
         return tuple(item for item in table if item is not None)
+    if isinstance(table, dict):
+        return {key: item for key, item in table.items() if None not in (key, item)}
     return table
 
 
