@@ -120,7 +120,7 @@ class Host:
         if any(record.tenant for record in after.services.values()):
             self.guard.within(before, after)
 
-    def _named(self, service: str) -> str:
+    def named(self, service: str) -> str:
         """The tenant whose services are called so."""
         if not (Path(self.config_dir) / "tenants").is_dir():
             return ""
@@ -191,7 +191,7 @@ class Host:
             seen = change.observe()
             with self.patience(f"{spec.name}: resolving its targets"):
                 addresses = validate.resolve(spec)
-            owner = (tenant or self._named(name)) if old is None else old.tenant
+            owner = (tenant or self.named(name)) if old is None else old.tenant
             if owner:
                 spec = self.guard.admit(owner, spec, world, addresses)
             validate.validate(spec, addresses, world, seen, owner)
@@ -450,7 +450,7 @@ class Host:
             try:
                 addresses = validate.resolve(spec)
                 old = world.services.get(spec.name)
-                owner = self._named(spec.name) if old is None else old.tenant
+                owner = self.named(spec.name) if old is None else old.tenant
                 if owner:
                     spec = self.guard.admit(owner, spec, world, addresses)
                 validate.validate(spec, addresses, world, seen, owner)
@@ -480,7 +480,7 @@ class Host:
         for spec in specs:
             old = world.services.get(spec.name)
             addresses = validate.resolve(spec)
-            taken = self._taken(seen, world, old.tenant if old else self._named(spec.name))
+            taken = self._taken(seen, world, old.tenant if old else self.named(spec.name))
             if old is None:
                 world = evolve.create(world, spec, addresses, taken)
                 continue

@@ -573,6 +573,24 @@ def test_what_is_kept_for_the_next_boot_counts_and_can_be_forgotten(house: House
     assert house.acme.delete(f"{path(2)}?save=true").status == 404
 
 
+def test_what_a_tenant_keeps_does_not_keep_the_operators_from_starting(house: House) -> None:
+    """At boot all are applied together, and whether a tenant's is still good is its own affair."""
+    files = house.lab.directory / "boot"
+    files.mkdir()
+    made = 'command = ["busybox", "httpd", "-f", "-p", "{0}"]\n[steer]\ninterfaces = ["wlan0"]\n'
+    made += 'targets = ["{1}"]\nports = ["{0}/tcp"]\n'
+    (files / "acme-gone.toml").write_text('name = "acme-gone"\n' + made.format(95, BETA4))
+    (files / "own.toml").write_text('name = "own"\n' + made.format(96, FREE4))
+    done = house.viscum("apply", str(files))
+    assert done.returncode == 0, "nor is it tried again and again"
+    assert "acme-gone.toml: could not be applied" in done.stderr
+    assert "is not in a prefix of tenant acme's" in done.stderr
+    wait_until(lambda: "own" in services(house.root), "the operator's")
+    assert "acme-gone" not in services(house.root)
+    ok(house.viscum("rm", "own", "--now"))
+    assert house.viscum("apply", str(files / "acme-gone.toml")).returncode == 2
+
+
 def test_a_broken_file_stops_one_tenant_and_tells_the_operator(house: House) -> None:
     path = house.config / "tenants" / "beta.toml"
     content = path.read_text()

@@ -163,6 +163,7 @@ BEYOND: list[tuple[str, dict[str, Any]]] = [
     # what keeps others waiting
     ("run.start-timeout", {"run__start_timeout": "10m"}),
     ("run.stop-timeout", {"run__stop_timeout": "2h"}),
+    ("run.stop-timeout", {"instances": 3, "run__stop_timeout": "21s", "limits__cpu": 0.1}),
     ("run.drain", {"run__drain": "0"}),
     ("run.drain", {"run__drain": "2h"}),
     ("run.restart-delay", {"run__restart_delay": "100ms"}),
@@ -200,12 +201,13 @@ def test_what_is_beyond_is_refused(access: Access, field: str, changes: dict[str
 @pytest.mark.parametrize(
     "changes",
     [
+        {"instances": 3, "run__stop_timeout": "20s", "limits__cpu": 0.1},
         {"run__restart": "always", "run__restart_delay": "10s"},
         {"probe": {"type": "tcp", "interval": "1s", "restart-after": 10}},
         {"probe": {"type": "tcp", "interval": "10s", "restart-after": 1}},
     ],
 )
-def test_restarts_that_are_far_enough_apart_are_allowed(
+def test_times_that_leave_others_their_turn_are_allowed(
     access: Access, changes: dict[str, Any]
 ) -> None:
     access.admit(WHO, from_mapping(good(**changes)), EMPTY)

@@ -131,6 +131,10 @@ class RemoteHost:
         """They are among the notes of the outcome."""
         return []
 
+    def named(self, service: str) -> str:
+        """Whose the service is, that box knows."""
+        return ""
+
     def check_all(self, specs: list[Spec], sources: Mapping[str, str] | None = None) -> None:
         self.plan(specs, sources)
 

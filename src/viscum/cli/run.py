@@ -160,7 +160,11 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     """
     host = common.target(ctx)
     specs, sources = read(files, host)
-    host.check_all(specs, sources)
+    # What a tenant keeps may be beyond what it may have, or lead nowhere, by now: that is its own
+    # affair, at boot above all, and comes after what is the operator's.
+    own = [spec for spec in specs if not host.named(spec.name)]
+    host.check_all(own, sources)
+    specs = [*own, *(spec for spec in specs if spec not in own)]
     world = host.load()
     kept = {s.name for s in specs}  # and what tenants run is not the operator's to forget
     gone = [name for name, r in world.services.items() if name not in kept and not r.tenant]
@@ -173,18 +177,22 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     if dry_run:
         show_plan(host, specs, sources, gone if prune else ())
         return
-    failed = 0
+    failed = theirs = 0
     for spec in specs:
         try:
             report(host, spec, host.up(spec))
         except ViscumError as error:  # the others are not to suffer, at boot above all
-            failed = fail(error)
+            if spec in own:
+                failed = fail(error)
+            else:
+                note(f"{sources[spec.name]}: could not be applied")
+                theirs = fail(error)
     for name in gone if prune else ():
         if failed:  # what was to take its place may be what failed
             note(f"{name} stays, since not everything could be applied")
         else:
             common.outcome(host.remove(name))
-    ctx.exit(failed)
+    ctx.exit(failed if own else theirs)
 
 
 def show_diff(name: str, old: Spec | None, new: Spec | None) -> None:

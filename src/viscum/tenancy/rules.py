@@ -19,11 +19,12 @@ from viscum.spec.values import network_text, target_network
 from viscum.tenancy import quota
 from viscum.tenancy.types import Tenant, contains
 
+STOP = 60.0  # seconds that ending all instances may take: one after the other, under the lock
 MAX_TARGETS = 64  # a map of all services holds them
 #: path → (least, most) seconds: a start holds the host's lock, a restart costs the router something
 TIMES = {
     "run.start-timeout": (0.0, 20.0),
-    "run.stop-timeout": (0.0, 60.0),
+    "run.stop-timeout": (0.0, STOP),
     "run.drain": (1.0, 3600.0),
     "run.restart-delay": (1.0, 3600.0),
     "run.restart-max-delay": (30.0, 86400.0),
@@ -240,6 +241,17 @@ def _times(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
             )
 
 
+def _stops(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
+    most = STOP / spec.instances
+    if most < spec.run.stop_timeout <= STOP:
+        yield Problem(
+            "run.stop-timeout",
+            str(spec.run.stop_timeout),
+            f"for each of {spec.instances} instances is more than the {STOP:g} s that a tenant has",
+            f"write {most:.3g}s or less",
+        )
+
+
 def _restarts(tenant: Tenant, spec: Spec) -> Iterator[Problem]:
     """A server that ends well at once, or that answers a probe now and then."""
     run, probe = spec.run, spec.probe
@@ -286,6 +298,7 @@ CHECKS: tuple[Callable[[Tenant, Spec], Iterable[Problem]], ...] = (
     _run,
     _order,
     _times,
+    _stops,
     _restarts,
     _limits,
 )
