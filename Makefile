@@ -11,6 +11,10 @@ PYTEST = $(AS_ROOT) $(PY) -m pytest
 SPREAD = -n 2 --dist worksteal
 ARGS =
 
+# Those that have something to play
+EXAMPLES = $(patsubst examples/%/play.py,%,$(wildcard examples/*/play.py))
+
+.PHONY: examples $(EXAMPLES:%=example-%)
 .PHONY: help setup demo test unit acceptance vm bench-quick bench-guard bench-controller lint format clean
 
 help:  ## what there is
@@ -44,14 +48,21 @@ bench-controller: setup  ## the controller at rest with 100 services, and under 
 bench-guard: setup  ## a router under load with and without the load guard (five minutes)
 	@$(AS_ROOT) $(PY) scripts/bench_guard.py $(ARGS)
 
+examples: $(EXAMPLES:%=example-%)  ## all of examples/, each as example-NAME does (under 25 minutes)
+
+$(EXAMPLES:%=example-%): example-%: setup
+	@sh scripts/setup example $*
+	@$(AS_ROOT) env PYTHONPATH=examples $(PY) examples/$*/play.py $(ARGS)
+	@$(PYTEST) -n 0 examples/$*
+
 lint: setup  ## ruff and the type checker
-	@.venv/bin/ruff check src tests scripts
-	@.venv/bin/ruff format --check src tests scripts
+	@.venv/bin/ruff check src tests scripts examples
+	@.venv/bin/ruff format --check src tests scripts examples
 	@.venv/bin/mypy
 
 format: setup  ## let ruff put the code in order
-	@.venv/bin/ruff check --fix src tests scripts
-	@.venv/bin/ruff format src tests scripts
+	@.venv/bin/ruff check --fix src tests scripts examples
+	@.venv/bin/ruff format src tests scripts examples
 
 clean:  ## remove what setup and the tools made in this checkout
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,108 @@
+"""A lab in which an example is played: a client, an access point with Viscum, a cloud."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from viscum.lab import CLOUD4, Lab
+
+EXAMPLES = Path(__file__).parents[1]
+# Where the READMEs put an example on a real box; its specs say so.
+BOX = "/opt/viscum-examples"
+CACHE = EXAMPLES.parent / ".cache" / "examples"
+
+
+def example_dir(name: str) -> Path:
+    return EXAMPLES / name
+
+
+def installed(name: str) -> Path:
+    """The environment that `make example-NAME` made for what the example needs from PyPI."""
+    return CACHE / name
+
+
+def spec_of(name: str, file: str = "spec.toml") -> str:
+    """The example's spec, with this checkout's paths instead of the real box's."""
+    text = (example_dir(name) / file).read_text()
+    return text.replace(f"{BOX}/{name}/venv", str(installed(name))).replace(
+        f"{BOX}/{name}", str(example_dir(name))
+    )
+
+
+class Stage:
+    """A lab and the services on it.
+
+    directory: for files of servers, readable by all; gone afterwards.
+    """
+
+    def __init__(self, name: str, lab: Lab, directory: Path) -> None:
+        self.name = name
+        self.lab = lab
+        self.directory = directory
+
+    def viscum(self, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """What an operator types on the access point. AssertionError if it fails."""
+        done = self.lab.viscum(*words)
+        assert not ok or done.returncode == 0, f"viscum {' '.join(words)}: {done.stderr}"
+        return done
+
+    def apply(self, text: str | None = None) -> None:
+        """The example's own spec, or this one."""
+        path = self.directory / "spec.toml"
+        path.write_text(text or spec_of(self.name))
+        self.viscum("apply", str(path))
+
+    def status(self, service: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.viscum("status", service, "--json").stdout)
+        return found
+
+    def wan_bytes(self) -> int:
+        """Bytes that have crossed the access point's uplink so far, both ways."""
+        done = self.lab.run("ap", ["ip", "-j", "-s", "link", "show", "dev", "wan0"], check=True)
+        stats = json.loads(done.stdout)[0]["stats64"]
+        return int(stats["rx"]["bytes"] + stats["tx"]["bytes"])
+
+    def ping(self, target: str = CLOUD4, count: int = 20, role: str = "ue") -> list[float]:
+        """Round trips in ms."""
+        done = self.lab.run(role, ["ping", "-n", "-i", "0.05", "-c", str(count), target])
+        return [float(w.partition("=")[2]) for w in done.stdout.split() if w.startswith("time=")]
+
+    def server(self, role: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """A program that runs till the end of the play; what it prints goes to a file."""
+        name = Path(argv[0]).name
+        log = (self.directory / f"{role}-{name}.log").open("ab")
+        return self.lab.popen(role, argv, **({"stdout": log, "stderr": log} | options))
+
+
+@contextlib.contextmanager
+def stage(name: str, **settings: Any) -> Iterator[Stage]:
+    """settings: as for `viscum.lab.Lab`; by default a radio of 300 Mbit/s, a WAN of 50 Mbit/s and
+    60 ms, as in the paper."""
+    directory = Path(tempfile.mkdtemp(prefix=f"viscum-{name}-", dir="/var/tmp"))
+    os.chmod(directory, 0o755)
+    try:
+        with Lab(f"vx-{name}-{os.getpid()}", **settings) as lab:
+            yield Stage(name, lab, directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def await_listening(lab: Lab, role: str, *ports: int, udp: bool = False) -> None:
+    """Raises AssertionError after 30 s."""
+    end = time.monotonic() + 30
+    while True:
+        found = lab.run(role, ["ss", "-Hnl", "-u" if udp else "-t"]).stdout
+        missing = [port for port in ports if f":{port} " not in found]
+        if not missing:
+            return
+        assert time.monotonic() < end, f"nothing listens at {missing} in {role}"
+        time.sleep(0.05)
