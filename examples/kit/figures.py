@@ -78,6 +78,8 @@ class Figures:
 
     @classmethod
     def load(cls, example: str, directory: Path = BUILD) -> Figures:
-        """Raises FileNotFoundError if the example was not played."""
-        rows = json.loads((directory / f"{example}.json").read_text())
+        """What its play has measured. AssertionError if it was not played."""
+        path = directory / f"{example}.json"
+        assert path.exists(), f"{example} was not played; next: make example-{example}"
+        rows = json.loads(path.read_text())
         return cls(example, [Figure(**{**row, "samples": tuple(row["samples"])}) for row in rows])

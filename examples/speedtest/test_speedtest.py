@@ -6,6 +6,12 @@ import pytest
 
 from kit import Figures
 
+
+@pytest.fixture(scope="module")
+def played() -> Figures:
+    return Figures.load("speedtest")
+
+
 WAYS = [
     f"{f} {way}" for f in ("IPv4", "IPv6") for way in ("TCP up", "TCP down", "UDP up", "UDP down")
 ]
