@@ -49,10 +49,11 @@ def result(text: str) -> float:
     """bit/s that arrived. AssertionError with iperf3's own words."""
     done: dict[str, Any] = json.loads(text)
     assert "error" not in done, done["error"]
-    end = done["end"]
+    end: dict[str, Any] = done["end"]
     if "sum_received" in end:
         return float(end["sum_received"]["bits_per_second"])
-    return float(end["sum"]["bits_per_second"]) * (1 - end["sum"]["lost_percent"] / 100)
+    lost = float(end["sum"]["lost_percent"])
+    return float(end["sum"]["bits_per_second"]) * (1 - lost / 100)
 
 
 def measure(stage: Stage, target: str, way: str, link: float) -> float:
