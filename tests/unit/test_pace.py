@@ -39,6 +39,11 @@ def test_restarts_of_one_tenant_leave_the_thread_to_others(tmp_path: Path) -> No
             *(engine.act_for(t, work, t) for t in ["acme"] * 4 + ["beta"] + [""] * 4),
             return_exceptions=True,
         )
+        # Who does not wait is told when, and his time counts as well.
+        assert engine.pace.free("acme") >= times["acme"][-1][1] + pace.REST * TOOK
+        assert engine.pace.free("") == 0
+        await engine.act(engine.pace.timed("acme", work), "acme")
+        assert engine.pace.free("acme") >= times["acme"].pop()[1] + pace.REST * TOOK
         engine.close()
 
     asyncio.run(all_at_once())

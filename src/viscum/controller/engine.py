@@ -61,7 +61,7 @@ class Engine:
         self._patient = ThreadPoolExecutor(8, "viscum-wait")
         self._waiting = 0
         self._version = -1
-        self._pace = Pace()
+        self.pace = Pace()
         self._news = asyncio.Condition()
         self._held: dict[int, Hold] = {}
         self._snapshot: asyncio.Task[list[ServiceStatus]] | None = None
@@ -96,16 +96,8 @@ class Engine:
         other, and get a part of the time only. tenant "": the operator's own."""
         if not tenant:
             return await self.act(fn, *args, **kwargs)
-
-        def timed() -> T:
-            begun = now()
-            try:
-                return fn(*args, **kwargs)
-            finally:
-                self._pace.spent(tenant, now() - begun)
-
-        async with self._pace.turn(tenant):
-            return await self.act(timed)
+        async with self.pace.turn(tenant):
+            return await self.act(self.pace.timed(tenant, fn), *args, **kwargs)
 
     async def wait_for(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what may wait long without the host's lock (`upgrade = "replace"`)."""

@@ -273,6 +273,10 @@ class Names:
             for service, book in list(self.books.items()):
                 book.expire(now())
                 if self._differs(service, book) and now() >= self._blocked.get(service, 0.0):
+                    free = self.engine.pace.free(self.engine.tenant_of(service))
+                    if free > now():  # who owns a zone can write another answer each second
+                        self._blocked[service] = free
+                        continue
                     await self._commit(service, book)
 
     async def _until_news(self) -> None:
@@ -292,8 +296,9 @@ class Names:
     async def _commit(self, service: str, book: Book) -> None:
         before = set(self.engine.record(service).addresses)
         try:
-            host = self.engine.host
-            changed = await self.engine.act(host.retarget, service, book.targets, book.wanted())
+            engine = self.engine
+            retarget = engine.pace.timed(engine.tenant_of(service), engine.host.retarget)
+            changed = await engine.act(retarget, service, book.targets, book.wanted())
         except (ViscumError, OSError) as error:
             if isinstance(error, InputError):  # one that was all right is so no more
                 there = book.addresses()
