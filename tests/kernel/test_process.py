@@ -441,7 +441,8 @@ def test_a_number_that_is_somebody_elses_by_now_is_not_the_servers(
 ) -> None:
     """The server has ended, and its number was given out again, after the group was read."""
     server = web.start(*SLEEPER)
-    with subprocess.Popen(SLEEPER) as stranger:
+    stranger = subprocess.Popen(SLEEPER)
+    try:
         before = len(os.listdir("/proc/self/fd"))
         assert process.opened(web.group, stranger.pid) is None
         assert process.opened(web.group, 2**22) is None
@@ -455,7 +456,9 @@ def test_a_number_that_is_somebody_elses_by_now_is_not_the_servers(
             process.stop(web.group, 0)
         assert len(os.listdir("/proc/self/fd")) == before
         assert stranger.poll() is None, "nor is it asked to end"
+    finally:
         stranger.kill()
+        stranger.wait()
     assert process.main_pid(web.group) is None, server
 
 
