@@ -20,7 +20,11 @@ import pytest
 from support import LACKS, leaks, machine_state
 from viscum.lab import Lab
 
-REQUIREMENTS = (*(f"N{n}" for n in range(1, 19)), *(f"C{n}" for n in range(1, 10)))
+REQUIREMENTS = (
+    *(f"N{n}" for n in range(1, 19)),
+    *(f"C{n}" for n in range(1, 10)),
+    "U6",
+)
 ROOT_DIRECTORIES = {"kernel", "e2e", "vm"}
 TESTS = Path(__file__).parent
 

@@ -25,6 +25,7 @@ from viscum import (
     hostconfig,
     names,
     ops,
+    preflight,
     start,
     store,
     validate,
@@ -36,7 +37,7 @@ from viscum.kernel import director, logs, netns, process, sysctl
 from viscum.kernel.cgroup import Group
 from viscum.model import FREE, Address, Hold, Observed
 from viscum.plan import instances
-from viscum.spec import Spec, to_toml
+from viscum.spec import Port, Spec, to_toml
 from viscum.spec.values import target_network
 from viscum.start import Outcome
 from viscum.store import Record, Store, World
@@ -515,9 +516,20 @@ class Host:
         is told to; then takes the service away. Returns the server's exit status."""
         return foreground.run(self, spec, replacing, begun)
 
-    def remarks(self, spec: Spec) -> list[str]:
-        """What on this box stands in the way of the service, or is bypassed by it."""
-        return [f"{f.what}; {f.fix}" if f.fix else f.what for f in doctor.of_service(spec)]
+    def remarks(self, spec: Spec, *, quic: bool = True) -> list[str]:
+        """What on this box stands in the way of the service, or is bypassed by it, and why clients
+        would reject its certificate. quic: also over QUIC, where aioquic is installed."""
+        found = doctor.of_service(spec)
+        if preflight.due(spec):
+            found += preflight.look(self.names, self.load(), spec.name, quic=quic)
+        return [f"{f.what}; {f.fix}" if f.fix else f.what for f in found]
+
+    def examine(self, name: str, ports: tuple[Port, ...] = ()) -> list[doctor.Finding]:
+        """The same in full, with what is well, of a service that is there. ports: where its clients
+        speak TLS besides those where they do by convention."""
+        world = self.load()
+        spec = self.known(world, name).spec
+        return [*doctor.of_service(spec), *preflight.examine(self.names, world, name, ports)]
 
     # ---- for a controller, which does not wait
 

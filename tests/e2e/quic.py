@@ -1,6 +1,6 @@
 """A QUIC echo that says who it is, by aioquic; run by path.
 
-    python quic.py server NAME ADDRESS PORT CERTIFICATE KEY
+    python quic.py server NAME ADDRESS PORT CERTIFICATE KEY [PROTOCOL]
     python quic.py client ADDRESS PORT
 
 The client opens one connection, and for every line on its standard input asks on a stream of its
@@ -21,8 +21,12 @@ ALPN = ["who"]
 TIMEOUT = 10.0  # seconds
 
 
-async def server(name: str, address: str, port: str, certificate: str, key: str) -> None:
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=ALPN, idle_timeout=300.0)
+async def server(
+    name: str, address: str, port: str, certificate: str, key: str, protocol: str = ALPN[0]
+) -> None:
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=[protocol], idle_timeout=300.0
+    )
     configuration.load_cert_chain(certificate, key)
 
     def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,6 +14,7 @@ from viscum import evolve
 from viscum.controller.health import asking, verdict
 from viscum.controller.health.verdict import Tally
 from viscum.errors import InputError
+from viscum.kernel import prober
 from viscum.model import Observed
 from viscum.names import HostNames
 from viscum.plan import instances, steering
@@ -144,7 +145,7 @@ def world(of: Record) -> World:
 def test_where_it_is_asked() -> None:
     def at(*addresses: str, **tables: Any) -> tuple[list[str], int]:
         (i,) = instances(world(record(addresses, **tables)), HostNames("/run/viscum"))
-        return asking.addresses(i), asking.port(i)
+        return prober.places(i.record.addresses), asking.port(i)
 
     inside = ["127.0.0.1", "::1"]
     ports = {"steer": {"ports": ["53/udp", "80-90/tcp"]}}

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -42,9 +43,40 @@ _uncollected: list[int] = []
 # ---- sockets ---------------------------------------------------------------------------------
 
 
+def places(networks: Iterable[str]) -> list[str]:
+    """Where a server of these targets may be: at them, as its clients believe, or inside alone."""
+    found: dict[int, str] = {}
+    for text in networks:
+        net = ip_network(text)
+        first = net.network_address + (1 if net.num_addresses > 2 else 0)
+        found.setdefault(net.version, str(first))
+    return [*found.values(), *LOOPBACK.values()]
+
+
 def streams(name: str, addresses: Iterable[str]) -> Sockets:
     """A TCP socket for each address, not connected yet. FileNotFoundError: no such namespace."""
     return _made(name, addresses, socket.SOCK_STREAM)
+
+
+def connected(name: str, addresses: Iterable[str], port: int, seconds: float) -> Sock:
+    """At the first address that does not refuse, within so many seconds at each. Raises OSError."""
+    sockets, refused = streams(name, addresses), OSError(errno.EADDRNOTAVAIL, "no address to ask")
+    made = None
+    try:
+        for address, sock in sockets:
+            sock.settimeout(seconds)
+            try:
+                sock.connect((address, port))
+            except ConnectionRefusedError as error:
+                refused = error
+                continue
+            made = sock
+            return made
+        raise refused
+    finally:
+        for _, sock in sockets:
+            if sock is not made:
+                sock.close()
 
 
 def datagrams(name: str, addresses: Iterable[str]) -> Sockets:

@@ -131,7 +131,8 @@ async def put(call: Call) -> Reply:
         engine.host.begin, spec.name, spec, check=first, tenant=owner, save=query.save
     )
     if outcome.did != "unchanged":
-        outcome.notes += await engine.wait_for(engine.host.remarks, spec)
+        # aioquic would take 20 MB for as long as the controller runs
+        outcome.notes += await engine.wait_for(engine.host.remarks, spec, quic=False)
     if query.save:
         outcome.notes.append(f"{spec.name} is kept for the next boot")
     return _changed(context, spec.name, outcome, 201 if made else 200)

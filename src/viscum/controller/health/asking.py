@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from ipaddress import ip_network
 
 from viscum.clock import now
 from viscum.controller.engine import Engine
@@ -73,16 +72,6 @@ def port(i: Instance) -> int:
     return probe.port or first
 
 
-def addresses(i: Instance) -> list[str]:
-    """Where the server may be: at its targets, as its clients believe, or inside alone."""
-    found: dict[int, str] = {}
-    for text in i.record.addresses:
-        net = ip_network(text)
-        first = net.network_address + (1 if net.num_addresses > 2 else 0)
-        found.setdefault(net.version, str(first))
-    return [*found.values(), *prober.LOOPBACK.values()]
-
-
 class Asker:
     """Asks instances of one host. The threads only start commands; nothing waits in them."""
 
@@ -101,7 +90,7 @@ class Asker:
             return now() - begun
         make = prober.datagrams if probe.type == "udp" else prober.streams
         try:
-            sockets = await self.engine.look(make, i.netns, addresses(i))
+            sockets = await self.engine.look(make, i.netns, prober.places(i.record.addresses))
         except OSError as error:
             raise Failed(f"can't be asked: {error.strerror or error}") from None
         talk, begun = Talk(i), now()
