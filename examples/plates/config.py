@@ -1,0 +1,50 @@
+"""What the server is told: options, or environment variables of the same name (PLATES_PORT …)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """database: HOST:PORT, empty for none (then what is recognised stays in the spool); key: who
+    has it may ask, empty for anybody; limits in bytes, pixels and seconds."""
+
+    port: int = 80
+    tls_port: int = 443
+    tls_certificate: str = ""
+    tls_key: str = ""
+    spool: Path = Path("/var/lib/plates/spool")
+    spool_limit: int = 64 << 20
+    database: str = ""
+    database_user: str = "plates"
+    database_password_file: str = ""
+    database_ca: str = ""
+    batch_seconds: float = 1.0
+    site: str = "cloud"
+    key: str = ""
+    max_bytes: int = 12 << 20
+    max_pixels: int = 64_000_000
+    max_connections: int = 32
+    upload_seconds: float = 30.0
+    threads: int = 1
+
+
+def configured(words: Sequence[str] | None = None) -> Config:
+    """Exits with a usage message if something can't be used."""
+    parser = argparse.ArgumentParser(prog="plates", description=__doc__)
+    for field in fields(Config):
+        kind = type(field.default)
+        name = f"PLATES_{field.name.upper()}"
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            default=os.environ.get(name, str(field.default)),  # a string is converted like a word
+            metavar=kind.__name__.upper(),
+            help=f"${name}, by default {str(field.default) or 'none'}",
+        )
+    return Config(**vars(parser.parse_args(words)))

@@ -1,0 +1,145 @@
+"""From the bytes of a picture to the plates on it: RapidOCR finds and reads lines of text, and what
+looks like a number plate is one."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rapidocr import RapidOCR
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+# The longer side that text is looked for at; more is slower and finds smaller plates.
+SIGHT = 640
+# A larger picture is read at a fraction of its size, which JPEG decodes at once.
+ENOUGH = 1600
+# What tells plates from other text when nothing is known of the country.
+PLATE = re.compile(r"(?=.*[0-9])(?=.*[A-Z])[A-Z0-9]{4,10}")
+TEMPLATES = {
+    "de": r"[A-Z]{2,5}[0-9]{1,4}[EH]?",
+    "es": r"[0-9]{4}[B-DF-HJ-NPR-TV-Z]{3}",
+    "fr": r"[A-Z]{2}[0-9]{3}[A-Z]{2}",
+    "gb": r"[A-Z]{2}[0-9]{2}[A-Z]{3}",
+    "it": r"[A-Z]{2}[0-9]{3}[A-Z]{2}",
+}
+TWINS = {"0": "O", "O": "0", "1": "I", "I": "1", "8": "B", "B": "8", "5": "S", "S": "5", "2": "Z",
+         "Z": "2", "6": "G", "G": "6"}  # fmt: skip
+Corner = tuple[int, int]
+
+
+class Unreadable(Exception):
+    """Not a picture that can be read; says why."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    text: str
+    confidence: float  # percent
+    fits: bool  # the template of the region
+
+
+@dataclass(frozen=True)
+class Plate:
+    """corners: clockwise from the top left, in the picture's own pixels."""
+
+    candidates: tuple[Candidate, ...]
+    corners: tuple[Corner, ...]
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[0]
+
+
+@dataclass(frozen=True)
+class Reading:
+    width: int
+    height: int
+    plates: tuple[Plate, ...]
+
+
+class Reader:
+    """Loads the models when it is made: about a second and 250 MB. One picture at
+    a time, decoding too, which bounds what strangers can make it use."""
+
+    def __init__(self, max_pixels: int, threads: int = 1) -> None:
+        self._max_pixels = max_pixels
+        self._lock = threading.Lock()
+        self._engine = RapidOCR(
+            params={
+                "Global.use_cls": False,  # plates are not upside down
+                "Global.log_level": "error",
+                "Det.limit_type": "max",
+                "Det.limit_side_len": SIGHT,
+                "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            }
+        )
+        self._engine(np.zeros((480, SIGHT, 3), np.uint8))  # the first time takes longer
+
+    def read(self, data: bytes, region: str = "") -> Reading:
+        """region: of the templates, whose fit decides between candidates. Raises Unreadable."""
+        with self._lock:
+            picture, width, height = self._decode(data)
+            found = self._engine(picture)
+        scale = width / picture.shape[1]
+        plates = []
+        lines = zip(found.boxes, found.txts, found.scores, strict=True) if found.txts else ()
+        for box, text, score in lines:
+            plate = re.sub("[^A-Z0-9]", "", text.upper())
+            if PLATE.fullmatch(plate):
+                corners = tuple((round(x * scale), round(y * scale)) for x, y in box.tolist())
+                ranked = _candidates(plate, 100 * float(score), TEMPLATES.get(region, ""))
+                plates.append(Plate(ranked, corners))
+        plates.sort(key=lambda plate: -plate.best.confidence)
+        return Reading(width, height, tuple(plates))
+
+    def _decode(self, data: bytes) -> tuple[Any, int, int]:
+        """Upright, BGR, maybe smaller; and the size it was."""
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > self._max_pixels:
+                    raise Unreadable(
+                        f"the image has {width} x {height} pixels; at most {self._max_pixels}"
+                    )
+                if min(width, height) < 16:
+                    raise Unreadable(f"the image has {width} x {height} pixels, too few to read")
+                image.draft("RGB", (ENOUGH, ENOUGH))
+                upright = ImageOps.exif_transpose(image.convert("RGB"))
+        except Unreadable:
+            raise
+        except UnidentifiedImageError:
+            raise Unreadable("not a JPEG, PNG or WebP image") from None
+        except Image.DecompressionBombError as error:
+            raise Unreadable(str(error)) from None
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise Unreadable(f"the image is broken: {error}") from None
+        if (upright.width > upright.height) != (width > height):
+            width, height = height, width
+        upright.thumbnail((ENOUGH, ENOUGH))
+        return np.ascontiguousarray(np.asarray(upright)[..., ::-1]), width, height
+
+
+def _candidates(text: str, confidence: float, template: str) -> tuple[Candidate, ...]:
+    """What was read, and the same with one sign taken for its twin: those that fit come first."""
+    ranked = [Candidate(text, confidence, _fits(text, template))]
+    for other in _twins(text):
+        if PLATE.fullmatch(other):
+            ranked.append(Candidate(other, confidence * 0.8, _fits(other, template)))
+    ranked.sort(key=lambda candidate: (not candidate.fits, -candidate.confidence))
+    return tuple(ranked)
+
+
+def _fits(text: str, template: str) -> bool:
+    return bool(template and re.fullmatch(template, text))
+
+
+def _twins(text: str) -> Iterator[str]:
+    for place, sign in enumerate(text):
+        if sign in TWINS:
+            yield text[:place] + TWINS[sign] + text[place + 1 :]
