@@ -49,17 +49,21 @@ class Stage:
         self.lab = lab
         self.directory = directory
 
-    def viscum(self, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    def viscum(
+        self, *words: str, ok: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """What an operator types on the access point. AssertionError if it fails."""
-        done = self.lab.viscum(*words)
+        done = self.lab.viscum(*words, env=self.lab.environment("ap") | environment)
         assert not ok or done.returncode == 0, f"viscum {' '.join(words)}: {done.stderr}"
         return done
 
-    def apply(self, text: str | None = None) -> None:
+    def apply(
+        self, text: str | None = None, *, ok: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """The example's own spec, or this one."""
         path = self.directory / "spec.toml"
         path.write_text(text or spec_of(self.name))
-        self.viscum("apply", str(path))
+        return self.viscum("apply", str(path), ok=ok, **environment)
 
     def status(self, service: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.viscum("status", service, "--json").stdout)

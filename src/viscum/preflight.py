@@ -162,7 +162,7 @@ class _Asking:
                 yield Finding(
                     "warn",
                     f"{{who}} that use QUIC reject its certificate: {_plain(why)}",
-                    "give the server the certificate that it needs for TCP, too",
+                    "give the server one that they accept, as for TCP",
                 )
             else:
                 yield Finding("ok", f"{{who}} that use QUIC accept its certificate ({protocol})")

@@ -6,6 +6,7 @@ thing that is wrong.
 
 from __future__ import annotations
 
+import re
 import select
 import ssl
 import time
@@ -17,6 +18,7 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 from viscum.kernel.prober import Sock, Sockets
 from viscum.kernel.tls import NoHandshake
 
+PATTERN = re.compile(r"\w+Pattern\(pattern=b?('[^']*')\)")  # a certificate's name, as it shows it
 CERTIFICATE = range(0x100 + 42, 0x100 + 50)  # TLS alerts that speak of one, RFC 9001 4.8
 
 
@@ -83,5 +85,5 @@ def _wait(connection: QuicConnection, sock: Sock, where: tuple[str, int], end: f
 
 def _ended(event: ConnectionTerminated) -> str:
     if event.error_code in CERTIFICATE:
-        return event.reason_phrase
+        return PATTERN.sub(r"\1", event.reason_phrase)
     raise NoHandshake(event.reason_phrase or f"it ends with QUIC's error {event.error_code:#x}")
