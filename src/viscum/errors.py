@@ -23,6 +23,12 @@ class Problem(Struct, frozen=True):
         return f"{self.field}{given}: {self.message}{fix}"
 
 
+def located(problem: Problem, source: str) -> Problem:
+    """Says of which service or file it is, where several are checked together ("": of one)."""
+    field = f"{source}: {problem.field}" if source else problem.field
+    return Problem(field, problem.value, problem.message, problem.fix)
+
+
 class ViscumError(Exception):
     """Something failed that was not the user's input (exit status 1).
 

@@ -25,6 +25,7 @@ from viscum import (
     hostconfig,
     names,
     ops,
+    planning,
     preflight,
     start,
     store,
@@ -33,10 +34,11 @@ from viscum import (
 from viscum.change import Change
 from viscum.clock import now
 from viscum.errors import InputError, Problem, ViscumError
-from viscum.kernel import director, logs, netns, process, sysctl
+from viscum.kernel import director, logs, process, sysctl
 from viscum.kernel.cgroup import Group
 from viscum.model import FREE, Address, Hold, Observed
 from viscum.plan import instances
+from viscum.rights import refuse_if_unable
 from viscum.spec import Port, Spec, to_toml
 from viscum.spec.values import target_network
 from viscum.start import Outcome
@@ -127,14 +129,14 @@ class Host:
             return ""
         return self.guard.named(service)
 
-    def _taken(self, seen: Observed, world: World, tenant: str) -> list[int]:
+    def taken(self, seen: Observed, world: World, tenant: str) -> list[int]:
         """Slots that a new generation of the tenant's ("": the operator's own) can't have."""
         taken = slots_taken(seen)
         if tenant or (Path(self.config_dir) / "tenants").is_dir():
             taken += self.guard.barred(tenant, world.host.pool4)
         return taken
 
-    def _with_pool(self, change: Change) -> World:
+    def with_pool(self, change: Change) -> World:
         """The pool is chosen with the first service and kept while there is one."""
         world = change.world
         if not world.services:
@@ -183,7 +185,7 @@ class Host:
         given: its name says so. save: keeps it for the next boot as well.
         """
         with self.changing(f"run {name}") as change:
-            world = self._with_pool(change)
+            world = self.with_pool(change)
             old = world.services.get(name)
             check(old)
             spec = spec or self.known(world, name).spec
@@ -210,7 +212,7 @@ class Host:
                 if save:
                     self.keep(spec)
                 return replacing_it
-            taken = self._taken(seen, world, owner)
+            taken = self.taken(seen, world, owner)
             outcome = start.start(self, change, world, old, spec, addresses, taken, as_child, owner)
             if save:
                 self.keep(spec)
@@ -236,7 +238,7 @@ class Host:
                     state="it is as that one wants it",
                     hint="look at it, and do it again if you still want to",
                 )
-            taken = self._taken(change.observe(), change.world, record.tenant)
+            taken = self.taken(change.observe(), change.world, record.tenant)
             outcome = start.instead(
                 self, change, record, begun.first, begun.spec, begun.addresses, taken, as_child
             )
@@ -369,7 +371,7 @@ class Host:
             check(record)
             if start.ends_first(record, record.spec, anyway=True):
                 return self._end_first(change, record, record.spec, record.addresses)
-            taken = self._taken(change.observe(), change.world, record.tenant)
+            taken = self.taken(change.observe(), change.world, record.tenant)
             outcome = start.upgrade(
                 self, change, change.world, record, record.spec, record.addresses, taken
             )
@@ -440,32 +442,8 @@ class Host:
     # ---- planning, standing by, entering
 
     def check_all(self, specs: list[Spec], sources: Mapping[str, str] | None = None) -> None:
-        """Validates every spec against the box and the others, before the first is applied.
-
-        sources: by service name, where its spec was read; problems begin with it.
-        """
-        change = Change(self.names, self.store, self.load(), attach=self.attach)
-        world, seen = self._with_pool(change), change.observe()
-        problems: list[Problem] = []
-        for spec in specs:
-            try:
-                addresses = validate.resolve(spec)
-                old = world.services.get(spec.name)
-                owner = self.named(spec.name) if old is None else old.tenant
-                if owner:
-                    spec = self.guard.admit(owner, spec, world, addresses)
-                validate.validate(spec, addresses, world, seen, owner)
-                if old is None:
-                    world = evolve.create(world, spec, addresses, ())
-                    made = replace(world.services[spec.name], tenant=owner)
-                    world = world.with_record(made)  # it counts for the next one's quota
-                else:
-                    world = world.with_record(replace(old, spec=spec, addresses=addresses))
-            except InputError as error:
-                source = (sources or {}).get(spec.name, spec.name)
-                problems += [located(p, source) for p in error.problems]
-        if problems:
-            raise InputError(*problems)
+        """Validates every spec, before the first is applied: see planning.py."""
+        planning.check_all(self, specs, sources)
 
     def plan(
         self,
@@ -473,24 +451,8 @@ class Host:
         sources: Mapping[str, str] | None = None,
         gone: Iterable[str] = (),
     ) -> tuple[ops.Op, ...]:
-        """The steps that `up` of each spec would begin with, and those that take the services
-        `gone` away once they have drained. Changes nothing."""
-        self.check_all(specs, sources)
-        change = Change(self.names, self.store, self.load(), attach=self.attach)
-        world, seen = self._with_pool(change), change.observe()
-        for spec in specs:
-            old = world.services.get(spec.name)
-            addresses = validate.resolve(spec)
-            taken = self._taken(seen, world, old.tenant if old else self.named(spec.name))
-            if old is None:
-                world = evolve.create(world, spec, addresses, taken)
-                continue
-            world = evolve.change_spec(world, old, spec, addresses, None)
-            if evolve.is_upgrade(old.spec, spec):
-                world = evolve.add_generation(world, world.services[spec.name], spec, taken)
-        for name in gone:
-            world = world.without(name)
-        return change.ops(world, seen, frozenset(s.name for s in specs))
+        """What `up` of each spec would begin with: see planning.py."""
+        return planning.plan(self, specs, sources, gone)
 
     def tidy(self) -> int:
         """What every changing command does beside its own, alone: what is due, and what somebody
@@ -639,40 +601,12 @@ def known(world: World, name: str) -> Record:
     return record
 
 
-def need_root() -> None:
-    """Also for looking: the records and other namespaces are open to root only."""
-    if os.geteuid() != 0:
-        raise ViscumError(
-            "services and the kernel's networking are root's",
-            state="nothing was changed",
-            hint="sudo viscum …",
-        )
-
-
-def refuse_if_unable() -> None:
-    """Before anything is looked at: root, and a mount namespace whose mounts others see (N3)."""
-    need_root()
-    if netns.is_private_mount_namespace():
-        raise ViscumError(
-            "this shell has a mount namespace of its own (`ip netns exec` makes one): it hides the "
-            "machine's control groups, and a network namespace made here would be lost with it",
-            state="nothing was changed",
-            hint="nsenter --net=/run/netns/NAME viscum …",
-        )
-
-
 def slots_taken(seen: Observed) -> list[int]:
     """Slots whose link name or namespace id is in use, by whomever: a namespace that was removed
     keeps its id as long as a socket of it lives on, somebody else's even."""
     links = (n.removeprefix(names.LINK_PREFIX) for n in seen.links)
     ids = (n & ~names.MARK_MASK for n in seen.nsids if n & names.MARK_MASK == names.MARK)
     return [*(int(n) for n in links if n.isdecimal()), *ids]
-
-
-def located(problem: Problem, source: str) -> Problem:
-    """Says of which service or file it is, where several are checked together ("": of one)."""
-    field = f"{source}: {problem.field}" if source else problem.field
-    return Problem(field, problem.value, problem.message, problem.fix)
 
 
 def _until(record: Record, enabled: bool, seconds: float | None) -> tuple[int, list[str]]:

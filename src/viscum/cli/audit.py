@@ -15,7 +15,7 @@ from viscum.controller import settings
 from viscum.controller.who.access import Principal
 from viscum.controller.who.audit import Audit, Deed, Entry, of_settings
 from viscum.errors import ViscumError
-from viscum.host import need_root
+from viscum.rights import need_root
 
 
 def audit_of() -> Audit:

@@ -20,8 +20,8 @@ import click
 
 from viscum.cli.output import note, say, table
 from viscum.errors import ViscumError
-from viscum.host import need_root
 from viscum.lab import CLOUD4, Lab
+from viscum.rights import need_root
 
 PHASE = 2.0  # seconds a state is watched
 SPEED = 3  # seconds of one speed test

@@ -9,8 +9,8 @@ import msgspec
 
 from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say
-from viscum.host import need_root
 from viscum.lab import Lab
+from viscum.rights import need_root
 
 
 class Rate(click.ParamType[float]):

@@ -15,9 +15,9 @@ import msgspec
 from msgspec import Struct
 
 from viscum.cli.output import note
-from viscum.errors import InputError, Problem, ViscumError
+from viscum.errors import InputError, Problem, ViscumError, located
 from viscum.explain import Answer
-from viscum.host import known, located
+from viscum.host import known
 from viscum.remote import Client, Place, Refused, path, place
 from viscum.spec import Spec, from_mapping, to_mapping
 from viscum.start import Outcome

@@ -13,7 +13,7 @@ from viscum.cli.audit import noted
 from viscum.cli.output import as_json, fields, note, say, table
 from viscum.controller.who import tenants
 from viscum.controller.who.tokens import Tokens
-from viscum.host import need_root
+from viscum.rights import need_root
 from viscum.spec import to_mapping, to_toml
 from viscum.spec.values import Bytes
 from viscum.spec.write import toml_of

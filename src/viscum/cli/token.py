@@ -13,7 +13,7 @@ from viscum.cli.audit import noted
 from viscum.cli.output import as_json, note, say, table
 from viscum.controller.who.tokens import ROLES, Credential, Kind, Role, Tokens
 from viscum.errors import InputError, Problem
-from viscum.host import need_root
+from viscum.rights import need_root
 from viscum.tenancy.files import Tenants
 
 

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from viscum import explain
 from viscum.controller.api.route import Call, Plain, Reply, Route
 from viscum.controller.api.services import Steps, steps_of
-from viscum.errors import InputError, Problem
-from viscum.host import Host, located
+from viscum.errors import InputError, Problem, located
+from viscum.host import Host
 from viscum.kernel.director.explain import SYNTAX, parse
 from viscum.spec import BadSpec, Spec, from_mapping
 from viscum.spec.types import Interface, Text
