@@ -23,7 +23,7 @@ INSERT = (
     f"INSERT IGNORE INTO plates ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"
 )
 BATCH = 100
-FIRST_DELAY, LAST_DELAY = 1.0, 15.0  # s between two tries
+FIRST_DELAY, LAST_DELAY = 1.0, 4.0  # s between two tries
 PATIENCE = 10  # s for an answer of the database's
 
 

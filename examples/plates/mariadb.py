@@ -3,11 +3,13 @@ it. Started and ended by the example; never the machine's."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,23 @@ class MariaDB:
         self._server.wait(30)
         self._server = None
 
-    def hang(self) -> None:
-        """It accepts connections (the kernel does) and answers nothing, till `go_on`."""
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextlib.contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It accepts connections (the kernel does) and answers nothing."""
         assert self._server
         self._server.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self._server
-        self._server.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
 
     def rows(self, what: str = "plate", where: str = "TRUE") -> list[list[str]]:
         """What is there, in the order it was taken. AssertionError with MariaDB's own words."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,10 +62,13 @@ class Scene:
             shutil.chown(path, "root")
 
     def spec(self, **environment: str) -> str:
-        """The example's, with its files here and more environment."""
+        """The example's, with its files here and this environment besides or instead."""
         text = spec_of(NAME).replace("/var/lib/plates", str(self.edge))
-        more = "".join(f"{name} = {json.dumps(value)}\n" for name, value in environment.items())
-        return text.replace("[run.environment]\n", f"[run.environment]\n{more}")
+        for name, value in environment.items():
+            text = re.sub(f"(?m)^{name} = .*\n", "", text)
+            more = f"[run.environment]\n{name} = {json.dumps(value)}\n"
+            text = text.replace("[run.environment]\n", more)
+        return text
 
     def move(self, **environment: str) -> None:
         """To the edge."""

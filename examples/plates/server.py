@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -350,8 +351,10 @@ class Server(ThreadingHTTPServer):
         super().__init__(("::", port), Handler)
 
     def server_bind(self) -> None:
+        """HTTPServer's own would ask DNS for our name, which may take its time to fail."""
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
-        super().server_bind()
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "plates", self.server_address[1]
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = super().get_request()
