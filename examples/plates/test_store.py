@@ -8,8 +8,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,10 @@ def kill(scene: Scene) -> None:
                 os.kill(instance["pid"], signal.SIGKILL)
 
 
+def await_done(count: int, told: Sequence[Future[int]]) -> None:
+    wait_until(lambda: sum(one.done() for one in told) >= count, "photos are answered", 60)
+
+
 def test_kills_and_restarts_while_photos_come_lose_and_double_nothing(
     made: Scene, photo: Path
 ) -> None:
@@ -143,7 +147,7 @@ def test_kills_and_restarts_while_photos_come_lose_and_double_nothing(
     with ThreadPoolExecutor(4) as pool:
         told = [pool.submit(insist, camera) for camera in cameras]
         for answered in (6, 12, 18):
-            wait_until(lambda n=answered: sum(t.done() for t in told) >= n, "photos", 60)
+            await_done(answered, told)
             kill(made)
             made.stage.viscum("start", "plates")
         with made.database.down():
@@ -206,7 +210,7 @@ def test_a_full_disk_is_said_and_nothing_acknowledged_is_lost(
             f"full-{number:02}" for number in range(refused + 1)
         ]
     finally:
-        if server:
+        if server is not None:
             server.terminate()
             server.wait(20)
         subprocess.run(["umount", tmp_path], check=True)
