@@ -45,7 +45,7 @@ bench-quick: setup  ## the figures of docs/performance.md, measured here
 bench-controller: setup  ## the controller at rest with 100 services, and under load (8 minutes)
 	@$(AS_ROOT) $(PY) scripts/bench_controller.py $(ARGS)
 
-bench-guard: setup  ## a router under load with and without the load guard (five minutes)
+bench-guard: setup  ## a router under load with and without the load guard (six minutes)
 	@$(AS_ROOT) $(PY) scripts/bench_guard.py $(ARGS)
 
 examples: $(EXAMPLES:%=example-%)  ## all of examples/, each as example-NAME does (under 25 minutes)

@@ -1,7 +1,7 @@
 """What the load guard is worth: a service that is offered three times what the box can do, and the
 traffic of others through the same router, with and without the guard, in turn.
 
-    make bench-guard                     # about five minutes; needs two processors, and quiet ones
+    make bench-guard                     # about six minutes; needs two processors, and quiet ones
     make bench-guard ARGS="--pairs 1"    # a look
 
 The first processor is the box: it forwards, runs the service and the controller, and the guard
@@ -425,7 +425,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     arguments.add_argument("--pairs", type=int, default=3, help="runs of each kind (3)")
     arguments.add_argument("--softirq", action="store_true", help="forward in interrupts")
-    arguments.add_argument("--part", type=float, default=0.3, help="of the box, others' traffic")
+    arguments.add_argument(
+        "--part", type=float, default=0.15, help="of the box, others' traffic (0.15)"
+    )
     arguments.add_argument("--rate", type=float, help="Mbit/s of it, instead")
     arguments.add_argument("--out", default=str(ROOT / "docs"), help="where the plot goes")
     given = arguments.parse_args()

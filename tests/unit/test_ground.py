@@ -34,7 +34,7 @@ def run(directory: Path, code: str, *options: str, **environment: str) -> tuple[
     return done.returncode, done.stdout + done.stderr
 
 
-NUMBERS = [*(f"N{n}" for n in range(1, 19)), *(f"C{n}" for n in range(1, 10))]
+NUMBERS = [*(f"N{n}" for n in range(1, 19)), *(f"C{n}" for n in range(1, 10)), "U6"]
 ALL = f"@pytest.mark.req(*{NUMBERS})\n"
 
 

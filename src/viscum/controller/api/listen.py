@@ -21,7 +21,7 @@ from viscum.controller.api.app import App
 from viscum.controller.who.refusals import Refusals
 from viscum.kernel import endpoint
 
-REMOTE, LOCAL = 384, 128  # connections at a time, of TCP and of the Unix socket
+REMOTE, LOCAL = 320, 320  # connections at a time, of TCP and of the Unix socket
 HANDSHAKE, HANDSHAKES = 10.0, 256  # seconds that TLS may take to begin; so many at a time
 HEAD = 10.0  # seconds within which a request's head has to be here
 IDLE = 75  # seconds a connection is kept without one
