@@ -41,8 +41,9 @@ def due(spec: Spec, more: Iterable[Port] = ()) -> list[Port]:
         p for p in usual
         if not steered or any(s.proto == p.proto and s.first <= p.first <= s.last for s in steered)
     ]  # fmt: skip
-    if spec.probe.type == "https" and spec.probe.port:
-        found.append(Port("tcp", spec.probe.port, spec.probe.port))
+    if spec.probe.type == "https":  # asked at its port, or at the first (spec/rules.py)
+        at = spec.probe.port or next((s.first for s in steered if s.proto == "tcp"), None)
+        found += [Port("tcp", at, at)] if at else []
     return sorted({*found, *more})
 
 

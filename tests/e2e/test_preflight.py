@@ -13,6 +13,7 @@ import pytest
 
 from conftest import LabFactory
 from e2e.certificates import Authority
+from e2e.daemon import running
 from e2e.net import ok, run
 from support import need_program, wait_until
 from viscum.lab import Lab
@@ -256,6 +257,24 @@ def test_only_ports_that_are_tls_are_asked(site: Site) -> None:
         assert site.lab.viscum("doctor", "web", *words).returncode == 2
     assert site.lab.viscum("doctor", "--port", "443/tcp").returncode == 2
     assert site.lab.viscum("doctor", "nobody").returncode == 2
+
+
+@pytest.mark.req("U6")
+def test_by_the_api(site: Site) -> None:
+    """Among the notes of the answer, whoever asks."""
+    certificate, key = self_signed(site.ca)
+    conf = site.conf(certificate, key, "/tmp")
+    with running(site.lab) as daemon:
+        daemon.wait("api.listens")
+        done = site.lab.viscum(
+            "--host", f"unix://{site.lab.state_dir / 'api.sock'}", "run", "--name", "web", "--on",
+            "wlan0", "--target", CLOUD_NAME, "--port", "443/tcp", "--port", "443/udp", "--replace",
+            "--", "nginx", "-c", conf,
+        )  # fmt: skip
+        ok(done)
+    assert "443/tcp: clients of cloud.example reject its certificate: it is self-signed" in (
+        done.stderr
+    )
 
 
 # ---- QUIC ------------------------------------------------------------------------------------
