@@ -21,12 +21,12 @@ USER = "nobody"  # whom mariadbd runs as; it refuses to be root
 TABLES = Path(__file__).with_name("tables.sql")
 
 
-def certificate(directory: Path, name: str, address: str) -> None:
-    """NAME.crt and NAME.key: signed by itself, for this address."""
+def certificate(directory: Path, name: str, whom: str) -> None:
+    """NAME.crt and NAME.key: signed by itself, for `IP:…` or `DNS:…`."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
          "-nodes", "-keyout", str(directory / f"{name}.key"), "-days", "2", "-subj", f"/CN={name}",
-         "-addext", f"subjectAltName=IP:{address}", "-out", str(directory / f"{name}.crt")],
+         "-addext", f"subjectAltName={whom}", "-out", str(directory / f"{name}.crt")],
         check=True, capture_output=True,
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ class MariaDB:
         self.ca = directory / "server.crt"
         directory.mkdir()
         self.password.write_text(secrets.token_urlsafe(24))
-        certificate(directory, "server", ADDRESS)
+        certificate(directory, "server", f"IP:{ADDRESS}")
         words = TABLES.read_text().replace("PASSWORD", self.password.read_text())
         (directory / "tables.sql").write_text(words)
         for path in (directory, *directory.iterdir()):

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import io
 import json
-import mimetypes
 import signal
 import socket
 import ssl
@@ -34,6 +33,13 @@ from plates.reader import Plate, Reader, Unreadable
 from plates.spool import Spool
 
 PAGE = Path(__file__).with_name("page")
+KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
 LINGER = 2.0  # s in which the rest of a refused upload is thrown away, so that the words arrive
 Answer = dict[str, Any]
 
@@ -277,10 +283,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_file(self, path: Path) -> None:
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         policy = "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:"
         self._send_bytes(
-            200, path.read_bytes(), kind, Cache_Control="no-cache", Content_Security_Policy=policy
+            200,
+            path.read_bytes(),
+            KINDS[path.suffix],
+            Cache_Control="no-cache",
+            Content_Security_Policy=policy,
         )
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -304,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def _pages() -> set[str]:
     """Names of files, so that nothing else can be asked for."""
-    return {path.name for path in PAGE.glob("*.*")}
+    return {path.name for path in PAGE.iterdir() if path.suffix in KINDS}
 
 
 def _nothing_here() -> tuple[int, Answer]:

@@ -161,7 +161,7 @@ def test_kills_and_restarts_while_photos_come_lose_and_double_nothing(
 
 def test_another_servers_certificate_gets_nothing(made: Scene, photo: Path) -> None:
     """Not even the password; and the upgrade that puts it right takes what waits along."""
-    certificate(made.edge, "other", ADDRESS)
+    certificate(made.edge, "other", f"IP:{ADDRESS}")
     made.move(PLATES_DATABASE_CA=str(made.edge / "other.crt"))
     try:
         assert post(made, photo, "certificate")[0] == 200

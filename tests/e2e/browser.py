@@ -21,9 +21,9 @@ SWITCHES = (
 
 
 @contextmanager
-def browsers(lab: Lab) -> Iterator[Callable[[str], Browser]]:
+def browsers(lab: Lab, *switches: str) -> Iterator[Callable[[str], Browser]]:
     """launch(role): Debian's Chromium there, until the block ends. Playwright speaks to it through
-    a pipe, so that it may live anywhere."""
+    a pipe, so that it may live anywhere. switches: more of Chromium's."""
     need_program("chromium")
     with sync_playwright() as playwright, ExitStack() as stack:
 
@@ -32,7 +32,9 @@ def browsers(lab: Lab) -> Iterator[Callable[[str], Browser]]:
             words = [*lab.enter(role), shutil.which("chromium") or ""]
             program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
             program.chmod(0o755)
-            browser = playwright.chromium.launch(executable_path=str(program), args=[*SWITCHES])
+            browser = playwright.chromium.launch(
+                executable_path=str(program), args=[*SWITCHES, *switches]
+            )
             stack.callback(browser.close)
             return browser
 
