@@ -27,7 +27,7 @@ setup:  ## packages, .venv with the viscum command, the BPF object; quick when a
 demo: setup  ## a real nginx and iperf3 moved onto a router under its clients' feet
 	@$(AS_ROOT) .venv/bin/viscum demo $(ARGS)
 
-test: setup  ## everything (as root, in its own namespaces; about 13 minutes)
+test: setup  ## everything (as root, in its own namespaces; about 14 minutes)
 	@$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: setup  ## what needs neither root nor a kernel; seconds

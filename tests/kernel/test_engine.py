@@ -207,15 +207,16 @@ def test_the_lock_is_taken_only_when_something_is_due(
         engine.host.store.save(engine.world.with_record(evolve.removing(one, None)))
         await engine.refresh()
         task = asyncio.create_task(due.Due(engine)._deadlines())
-        await until(lambda: len(settled) == 2)
+        await until(lambda: [e.kind for e in engine.events.since()].count(kind) >= 2)
         task.cancel()
 
+    kind = "service.flows-reset"
     monkeypatch.setattr(due, "LOOK", 0.001)
     monkeypatch.setattr(due, "SLOWEST", 0.02)
     monkeypatch.setattr(drains, "is_due", is_due)
     monkeypatch.setattr(engine.host, "settle", settle)
     run(engine, test)
-    assert settled == [9, 10]
+    assert settled[:2] == [9, 10]
     told = [(e.kind, e.message) for e in engine.events.since()]
     assert told.count(("controller.error", "two: what is due can't be finished: it is stuck")) == 1
-    assert told.count(("service.flows-reset", "one: 2 flows were reset at their limit")) == 2
+    assert told.count((kind, "one: 2 flows were reset at their limit")) >= 2
