@@ -36,7 +36,7 @@ unit: setup  ## what needs neither root nor a kernel; seconds
 acceptance: setup  ## everything, then requirement -> tests -> result -> figure
 	@$(PYTEST) $(SPREAD) --acceptance $(ARGS)
 
-vm: setup  ## on Debian 12's own kernel, in a virtual machine (about eight minutes)
+vm: setup  ## on Debian 12's own kernel, in a virtual machine (about thirteen minutes)
 	@$(AS_ROOT) sh scripts/vm/test $(ARGS)
 
 bench-quick: setup  ## the figures of docs/performance.md, measured here
