@@ -71,6 +71,15 @@ def unkillable(pid: int) -> Iterator[None]:
         group.rmdir()
 
 
+def my_children() -> set[str]:
+    """Also those that have ended and were not waited for; earlier tests may have left some."""
+    return {
+        pid
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }
+
+
 # --- what the machine is like, to compare before and after -------------------------------------
 
 

@@ -7,14 +7,13 @@ import pwd
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from conftest import Figure
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
-from support import wait_until
+from support import my_children, wait_until
 from viscum.kernel import prober, process
 from viscum.kernel.prober import Beside, Done
 from viscum.spec import Run
@@ -43,15 +42,6 @@ def ask(web: Instance, *argv: str, timeout: float = TIMEOUT, **run: object) -> D
 
 def shell(web: Instance, code: str, timeout: float = TIMEOUT, **run: object) -> Done:
     return ask(web, "sh", "-c", code, timeout=timeout, **run)
-
-
-def my_children() -> set[str]:
-    """Also those that have ended and were not waited for; earlier tests may have left some."""
-    return {
-        pid
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
 
 
 @pytest.mark.req("C3")

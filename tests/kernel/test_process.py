@@ -18,7 +18,7 @@ import pytest
 
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
-from support import need_program, unkillable, wait_until
+from support import my_children, need_program, unkillable, wait_until
 from viscum.kernel import identity, prober, process
 from viscum.kernel.process import LaunchError, Process
 from viscum.kernel.syscalls import capget
@@ -46,21 +46,14 @@ def parent(pid: int) -> int:
 # ---- what is started --------------------------------------------------------------------------
 
 
-def no_dead_child() -> bool:
-    """Whether nothing that ended waits to be collected; other tests' programs may be running."""
-    try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
-        return True
-
-
 @pytest.mark.req("N17")
 def test_a_server_runs_alone_in_its_namespaces_and_group(web: Instance) -> None:
     (web.directory / "index.html").write_text("hello")
+    before = my_children()
     pid = web.start("busybox", "httpd", "-f", "-p", "80", "-h", str(web.directory))
     assert "hello" in web.wait_for_answer()
     # Nothing of ours is left: no child here, nothing but the server in its group.
-    assert no_dead_child()
+    assert my_children() <= before
     wait_until(lambda: web.group.pids() == [pid], "httpd's child, one per request, to go")
     assert process.roots(web.group) == [pid]
     assert process.main_pid(web.group) == pid
@@ -237,6 +230,7 @@ def test_a_failing_start_says_at_what(
     text: str,
     name: str,
 ) -> None:
+    before = my_children()
     for foreground in (False, True):
         with pytest.raises(LaunchError) as caught:
             web.start(*argv, foreground=foreground, **options)
@@ -244,7 +238,7 @@ def test_a_failing_start_says_at_what(
         assert text in str(caught.value.strerror)
         assert caught.value.filename == name
         assert web.group.wait_empty(10)
-        assert no_dead_child()
+        assert my_children() <= before
 
 
 @pytest.mark.req("N15", "N17")
