@@ -1,0 +1,299 @@
+"""A player by script: joins a server as a game's client does, and stays, standing still.
+
+What a client shows or plays is left out; what keeps him in the game, and what his ping is measured
+by, is there. He never moves, so that nobody's luck decides what is measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import uuid4
+
+from game.message import (
+    FRAGMENT,
+    FRAGMENT_SIZE,
+    OUT_OF_BAND,
+    Reader,
+    Short,
+    Writer,
+    connect,
+    info,
+    scrambled,
+)
+
+PROTOCOL = 71
+PACE = 1 / 60  # seconds from one command of the player to the next; real clients: 1/30 to 1/125
+AGAIN = 1.0  # seconds, before a question is asked again
+SILENCE = 1.0  # seconds without a snapshot (there are 20 in one), after which he is not in the game
+QPORTS = itertools.count(10_000)  # tells players behind one address apart
+
+# what a server's message is made of, and a client's
+NOP, GAMESTATE, CONFIG, BASELINE, COMMAND, DOWNLOAD, SNAPSHOT, END = range(1, 9)
+MOVE, SAY, CLIENT_END = 2, 4, 5
+NOT_ACTIVE = 2  # a snapshot's flag
+SERVER_INFO, SYSTEM_INFO = 0, 1  # of the configuration
+
+
+class State(StrEnum):
+    OUTSIDE = "outside"  # asks for a challenge
+    CHALLENGED = "challenged"  # asks to be let in
+    CONNECTED = "connected"  # waits for the game's state
+    PRIMED = "primed"  # knows it
+    ACTIVE = "active"  # in the game
+    GONE = "gone"  # left, or was thrown out
+
+
+@dataclass
+class Record:
+    """What a player has seen. Times are seconds of time.monotonic.
+
+    pings: (when, ms from a command of his to the snapshot that shows it);
+    snapshots: (when, the server's own time in ms).
+    """
+
+    pings: list[tuple[float, float]] = field(default_factory=list)
+    snapshots: list[tuple[float, int]] = field(default_factory=list)
+
+
+class Player(threading.Thread):
+    """sock: a UDP socket of his own, connected to the server.
+
+    where: the server's name (sv_hostname), once he has been told; reason: why he is out, or the
+    last refusal of the server.
+    """
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
+        super().__init__(name=name, daemon=True)
+        self.sock = sock
+        self.state = State.OUTSIDE
+        self.where = ""
+        self.reason = ""
+        self.record = Record()
+        self._qport = next(QPORTS) & 0xFFFF
+        self._challenge = 0
+        self._sequence = 1
+        self._heard = 0  # the server's last message
+        self._pieces = b""
+        self._piece_of = 0
+        self._game = 0  # sv_serverid
+        self._commands: dict[int, str] = {0: ""}  # the server's
+        self._command = 0  # … the last of them
+        self._said: list[str] = [""]  # the player's own
+        self._said_heard = 0  # … of which the server has heard
+        self._clock = (0.0, 0)  # of this game's last snapshot: when, and the server's time
+        self._sent: dict[int, float] = {}  # when commands were sent, by their server's time
+        self._next = 0.0
+        self._leaving = threading.Event()
+        self._changed = threading.Condition()
+
+    # --- for who plays him ----------------------------------------------------------------------
+
+    def enter(self, timeout: float = 15.0) -> Player:
+        """Starts, and is in the game when it returns. Raises TimeoutError."""
+        self.start()
+        self.await_state(State.ACTIVE, timeout)
+        return self
+
+    def await_state(self, state: State, timeout: float = 15.0) -> None:
+        """Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.state is state, timeout):
+                raise TimeoutError(f"{self.name} is {self.state}: {self.reason}")
+
+    def playing(self) -> bool:
+        """Whether the server shows him the game at this moment."""
+        when = self._clock[0]
+        return self.state is State.ACTIVE and time.monotonic() - when < SILENCE
+
+    def leave(self) -> None:
+        """As by a client's menu: he says so."""
+        self._leaving.set()
+        self.join()
+
+    # --- his life -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        with self.sock:
+            while self.state is not State.GONE:
+                now = time.monotonic()
+                if now >= self._next:
+                    self._speak(now)
+                wait = max(0.0, self._next - time.monotonic())
+                if select.select([self.sock], [], [], wait)[0]:
+                    self._listen()
+
+    def _become(self, state: State, reason: str = "") -> None:
+        with self._changed:
+            self.state, self.reason = state, reason or self.reason
+            self._changed.notify_all()
+        self._next = 0.0
+
+    def _speak(self, now: float) -> None:
+        leaving = self._leaving.is_set()
+        if self.state is State.OUTSIDE and not leaving:
+            self._send(OUT_OF_BAND + b"getchallenge")
+        elif self.state is State.CHALLENGED and not leaving:
+            values: dict[str, str | int] = {
+                "protocol": PROTOCOL, "qport": self._qport, "challenge": self._challenge,
+                "cl_guid": uuid4().hex.upper(), "name": self.name, "rate": 25000, "snaps": 20,
+            }  # fmt: skip
+            self._send(connect(values))
+        else:
+            if leaving:
+                self._said.append("disconnect")
+            self._move(now)
+        if leaving:
+            self._become(State.GONE, "left")
+        in_game = self.state in (State.PRIMED, State.ACTIVE)
+        self._next = now + (PACE if in_game else AGAIN)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.sock.send(data)
+        except ConnectionRefusedError:
+            pass  # nobody is there: as if it were lost
+
+    def _move(self, now: float) -> None:
+        """His next message: what he has heard, what he says, and a command that stands still."""
+        message = Writer()
+        message.number(self._game, 4)
+        message.number(self._heard, 4)
+        message.number(self._command, 4)
+        for number in range(self._said_heard + 1, len(self._said)):
+            message.number(SAY)
+            message.number(number, 4)
+            message.text(self._said[number])
+        when, then = self._clock
+        if when and self.state in (State.PRIMED, State.ACTIVE):
+            moment = then + int((now - when) * 1000)
+            self._sent[moment] = now
+            message.number(MOVE)
+            message.number(1)  # command
+            message.bit(0)  # with a whole time, not a difference
+            message.number(moment, 4)
+            message.bit(0)  # and nothing but the time
+        message.number(CLIENT_END)
+        key = self._challenge ^ self._game ^ self._heard
+        data = scrambled(message.data(), 12, key, self._commands[self._command])
+        header = self._sequence.to_bytes(4, "little") + self._qport.to_bytes(2, "little")
+        self._sequence += 1
+        self._send(header + data)
+
+    def _listen(self) -> None:
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionRefusedError:
+            return
+        now = time.monotonic()
+        if data.startswith(OUT_OF_BAND):
+            self._answered(data[4:].decode("latin-1"))
+            return
+        if self.state in (State.OUTSIDE, State.CHALLENGED, State.GONE):
+            return
+        message = self._whole(data)
+        if message is None:
+            return
+        try:
+            self._take(message, now)
+        except Short:
+            pass  # not from a server of this game; the next one may be
+
+    def _answered(self, text: str) -> None:
+        word, _, rest = text.partition(" ")
+        if word == "challengeResponse" and self.state is State.OUTSIDE:
+            self._challenge = int(rest.split()[0])
+            self._become(State.CHALLENGED)
+        elif word == "connectResponse" and self.state is State.CHALLENGED:
+            self._become(State.CONNECTED)
+        elif text.startswith("print\n"):
+            self.reason = text.removeprefix("print\n").strip()
+
+    def _whole(self, data: bytes) -> bytes | None:
+        """The message, once all pieces are there and if it is a new one."""
+        sequence = int.from_bytes(data[:4], "little")
+        body = data[4:]
+        if sequence & FRAGMENT:
+            sequence ^= FRAGMENT
+            start = int.from_bytes(body[:2], "little")
+            body = body[4:]
+            if sequence != self._piece_of:
+                self._piece_of, self._pieces = sequence, b""
+            if sequence <= self._heard or start != len(self._pieces):
+                return None
+            self._pieces += body
+            if len(body) == FRAGMENT_SIZE:
+                return None
+            body = self._pieces
+        if sequence <= self._heard or len(body) < 4:
+            return None
+        self._heard = sequence
+        said = Reader(body).number(4)
+        if said >= len(self._said):
+            return None
+        self._said_heard = said
+        return scrambled(body, 4, self._challenge ^ sequence, self._said[said])
+
+    def _take(self, body: bytes, now: float) -> None:
+        """Raises Short."""
+        message = Reader(body)
+        message.number(4)
+        while (kind := message.number()) != END:
+            if kind == COMMAND:
+                self._told(message.number(4), message.text())
+            elif kind == GAMESTATE:
+                self._begin(message, now)
+                return
+            elif kind == SNAPSHOT:
+                self._see(message, now)
+                return
+            elif kind != NOP:
+                return
+
+    def _told(self, number: int, command: str) -> None:
+        if number <= self._command:
+            return
+        self._command = number
+        self._commands = {number: command}
+        if command.startswith("disconnect"):
+            self._become(State.GONE, command.removeprefix("disconnect").strip(' "'))
+
+    def _begin(self, message: Reader, now: float) -> None:
+        """The game's state, of which he needs the names: which server, which game."""
+        self._command = message.number(4)
+        self._commands.setdefault(self._command, "")
+        while message.number() == CONFIG:
+            number, text = message.number(2), message.text()
+            if number == SERVER_INFO:
+                self.where = info(text)["sv_hostname"]
+            elif number == SYSTEM_INFO:
+                self._game = int(info(text)["sv_serverid"])
+                break
+        self._clock = (0.0, 0)
+        self._sent.clear()
+        self._become(State.PRIMED)
+
+    def _see(self, message: Reader, now: float) -> None:
+        """A snapshot: the server's time, and up to which command of his it shows."""
+        then = message.number(4)
+        message.number()  # the one it is the difference to
+        flags = message.number()
+        for _ in range(message.number()):
+            message.number()  # what parts of the map are seen
+        self._clock = (now, then)
+        self.record.snapshots.append((now, then))
+        if self.state is State.PRIMED and not flags & NOT_ACTIVE:
+            self._become(State.ACTIVE)
+        if message.number() and message.bit():
+            self._shown(message.number(4), now)
+
+    def _shown(self, moment: int, now: float) -> None:
+        sent = self._sent.get(moment)
+        if sent is not None:
+            self.record.pings.append((now, (now - sent) * 1000))
+            self._sent = {m: s for m, s in self._sent.items() if m > moment}
