@@ -4,6 +4,7 @@ looks like a number plate is one."""
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# onnxruntime tells its makers what it runs (from 1.29 on, also on Linux) and keeps a number for the
+# machine in ~/.cache, unless this is set before it is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 from rapidocr import RapidOCR
 
 FORMATS = ("JPEG", "PNG", "WEBP")
