@@ -12,7 +12,7 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Config:
     """database: HOST:PORT, empty for none (then what is recognised stays in the spool); key: who
-    has it may ask, empty for anybody; limits in bytes, pixels and seconds."""
+    has it may ask, empty for anybody; limits in bytes and seconds."""
 
     port: int = 80
     tls_port: int = 443
@@ -28,7 +28,7 @@ class Config:
     site: str = "cloud"
     key: str = ""
     max_bytes: int = 12 << 20
-    max_pixels: int = 64_000_000
+    max_decoded: int = 256 << 20
     max_connections: int = 32
     upload_seconds: float = 30.0
     threads: int = 1

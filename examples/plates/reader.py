@@ -3,16 +3,15 @@ looks like a number plate is one."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+from plates.picture import decode
 
 # onnxruntime tells its makers what it runs (from 1.29 on, also on Linux) and keeps a number for the
 # machine in ~/.cache, unless this is set before it is loaded.
@@ -20,11 +19,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from rapidocr import RapidOCR
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 # The longer side that text is looked for at; more is slower and finds smaller plates.
 SIGHT = 640
-# A larger picture is read at a fraction of its size, which JPEG decodes at once.
-ENOUGH = 1600
 # What tells plates from other text when nothing is known of the country.
 PLATE = re.compile(r"(?=.*[0-9])(?=.*[A-Z])[A-Z0-9]{4,10}")
 TEMPLATES = {
@@ -37,10 +33,6 @@ TEMPLATES = {
 TWINS = {"0": "O", "O": "0", "1": "I", "I": "1", "8": "B", "B": "8", "5": "S", "S": "5", "2": "Z",
          "Z": "2", "6": "G", "G": "6"}  # fmt: skip
 Corner = tuple[int, int]
-
-
-class Unreadable(Exception):
-    """Not a picture that can be read; says why."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +65,8 @@ class Reader:
     """Loads the models when it is made: about a second and 250 MB. One picture at
     a time, decoding too, which bounds what strangers can make it use."""
 
-    def __init__(self, max_pixels: int, threads: int = 1) -> None:
-        self._max_pixels = max_pixels
+    def __init__(self, memory: int, threads: int = 1) -> None:
+        self._memory = memory
         self._lock = threading.Lock()
         self._engine = RapidOCR(
             params={
@@ -90,7 +82,7 @@ class Reader:
     def read(self, data: bytes, region: str = "") -> Reading:
         """region: of the templates, whose fit decides between candidates. Raises Unreadable."""
         with self._lock:
-            picture, width, height = self._decode(data)
+            picture, width, height = decode(data, self._memory)
             found = self._engine(picture)
         scale = width / picture.shape[1]
         plates = []
@@ -103,32 +95,6 @@ class Reader:
                 plates.append(Plate(ranked, corners))
         plates.sort(key=lambda plate: -plate.best.confidence)
         return Reading(width, height, tuple(plates))
-
-    def _decode(self, data: bytes) -> tuple[Any, int, int]:
-        """Upright, BGR, maybe smaller; and the size it was."""
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > self._max_pixels:
-                    raise Unreadable(
-                        f"the image has {width} x {height} pixels; at most {self._max_pixels}"
-                    )
-                if min(width, height) < 16:
-                    raise Unreadable(f"the image has {width} x {height} pixels, too few to read")
-                image.draft("RGB", (ENOUGH, ENOUGH))
-                upright = ImageOps.exif_transpose(image.convert("RGB"))
-        except Unreadable:
-            raise
-        except UnidentifiedImageError:
-            raise Unreadable("not a JPEG, PNG or WebP image") from None
-        except Image.DecompressionBombError as error:
-            raise Unreadable(str(error)) from None
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise Unreadable(f"the image is broken: {error}") from None
-        if (upright.width > upright.height) != (width > height):
-            width, height = height, width
-        upright.thumbnail((ENOUGH, ENOUGH))
-        return np.ascontiguousarray(np.asarray(upright)[..., ::-1]), width, height
 
 
 def _candidates(text: str, confidence: float, template: str) -> tuple[Candidate, ...]:

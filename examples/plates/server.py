@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 from plates.config import Config, configured
 from plates.courier import Courier, Database
 from plates.intake import Query, Refused, image_of_base64, image_of_form, query
-from plates.reader import Plate, Reader, Unreadable
+from plates.picture import Unreadable
+from plates.reader import Plate, Reader
 from plates.spool import Spool
 
 PAGE = Path(__file__).with_name("page")
@@ -52,7 +53,7 @@ class Service:
         self.config = config
         self.spool = Spool(config.spool, config.spool_limit)
         self.courier = Courier(self.spool, Database(config), config.batch_seconds)
-        self.reader = Reader(config.max_pixels, config.threads)
+        self.reader = Reader(config.max_decoded, config.threads)
         if config.database:
             self.courier.start()
 
