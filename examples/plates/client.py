@@ -22,7 +22,12 @@ TIMEOUT = 60
 
 
 def photos_of(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
+    """By their names; hidden ones are another program's. Raises OSError."""
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def request(image: bytes, as_bytes: bool) -> tuple[str, bytes, dict[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 
 from kit import Figures
 from plates.client import photos_of
+from plates.own import Pictures, Unusable, pictures_in
 from plates.scene import URL, Scene, draw, link, scene
 from viscum.lab import CLOUD4
 
 RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
 EACH, COMPARED = 8, 2  # photos of every kind, and those that are also sent to the cloud
+MOST_COMPARED = 18  # of the user's own
+OWN = "own"  # their kind
 # What a frame takes on a Wi-Fi channel besides its bits, without aggregation: DIFS 34 us, 7.5 slots
 # of 9 us to wait on average, preamble 40 us, SIFS 16 us, the acknowledgement 28 us.
 PER_FRAME = 185.5e-6
@@ -125,42 +129,46 @@ def outage(stage: Scene, figures: Figures, photos: Path) -> None:
     figures.add("WAN back: plates in the database", rows, f"of {read}")
 
 
-def play(stage: Scene, figures: Figures, own: Path | None) -> None:
+def play(stage: Scene, figures: Figures, own: Pictures | None) -> None:
     photos = stage.stage.directory / "photos"
     if own:
-        known = plates_of(own)
-        link([path.name for path in photos_of(own)], own.resolve(), photos)
+        link(own.names, own.directory, photos)
+        known = {n: {"plate": plate, "kind": OWN, "font": ""} for n, plate in own.plates.items()}
+        few = own.names[:: -(-len(own.names) // MOST_COMPARED)]
     else:
         known = draw(photos, EACH)
+        few = tuple(n for n in known if int(n.removesuffix(".jpg").rpartition("-")[2]) <= COMPARED)
     sizes = [float(path.stat().st_size) for path in photos_of(photos)]
-    figures.add("photo", sizes, "B", given=True)
-    names = [path.name for path in photos_of(photos)]
-    if not own:
-        names = [n for n in names if int(n.removesuffix(".jpg").rpartition("-")[2]) <= COMPARED]
-    few = link(names, photos, stage.stage.directory / "compared")
+    figures.add("photo", sizes, "B", given=True, command=f"--photos {own.directory}" if own else "")
+    compared = link(few, photos, stage.stage.directory / "compared")
     frames_as_on_air(stage)
     stage.serve()
     stage.move()
-    measure(stage, figures, "edge", few)
+    measure(stage, figures, "edge", compared)
     accuracy(figures, stage.send(photos), known)
-    outage(stage, figures, few)
+    outage(stage, figures, compared)
     stage.stage.viscum("disable", "plates")
-    measure(stage, figures, "cloud", few)
+    measure(stage, figures, "cloud", compared)
     served = Counter(row[0] for row in stage.database.rows("site"))
     print(f"    plates in the database: {dict(served)}")
 
 
-def plates_of(directory: Path) -> dict[str, dict[str, str]]:
-    """What is on the user's own pictures, if plates.json says so: {"car.jpg": "AB123CD", …}."""
-    path = directory / "plates.json"
-    words: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    return {name: {"plate": plate, "kind": "own", "font": ""} for name, plate in words.items()}
+def own_pictures(words: str) -> Pictures:
+    """Exits with words if they can't be used."""
+    try:
+        own = pictures_in(words)
+    except Unusable as error:
+        sys.exit(f"plates: {error}")
+    for note in own.notes:
+        print(f"  left out: {note}")
+    return own
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, metavar="DIRECTORY", help="pictures of your own")
-    own = parser.parse_args().photos
+    parser.add_argument("--photos", metavar="DIRECTORY", help="pictures of your own")
+    words = parser.parse_args().photos
+    own = own_pictures(words) if words is not None else None
     figures = Figures("plates")
     with scene(radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as made:
         play(made, figures, own)

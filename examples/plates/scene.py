@@ -42,8 +42,17 @@ def draw(directory: Path, each: int, seed: int = 7) -> dict[str, dict[str, str]]
     """Photos, and by name what is on them."""
     words = [python(), str(example_dir(NAME) / "photos.py"), "--each", str(each)]
     subprocess.run([*words, "--seed", str(seed), str(directory)], check=True)
+    return drawn(directory)
+
+
+def drawn(directory: Path) -> dict[str, dict[str, str]]:
+    """What is on photos that were drawn."""
     known: dict[str, dict[str, str]] = json.loads((directory / "plates.json").read_text())
     return known
+
+
+def plate_of(directory: Path, name: str) -> str:
+    return drawn(directory)[name]["plate"]
 
 
 class Scene:

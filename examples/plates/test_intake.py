@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from e2e.net import sock
-from plates.scene import Scene, draw, scene
+from plates.scene import Scene, plate_of, scene
 from support import wait_until
 from viscum.lab import CLOUD4, CLOUD6
 
@@ -39,13 +39,6 @@ def made() -> Iterator[Scene]:
         yield it
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("photos")
-    draw(directory, 1)
-    return directory
-
-
 @pytest.fixture
 def unshaken(made: Scene, photos: Path) -> Iterator[None]:
     """Whatever a test has sent, the same process serves the next client, and has stored nothing."""
@@ -57,10 +50,6 @@ def unshaken(made: Scene, photos: Path) -> Iterator[None]:
 
 
 refusing = pytest.mark.usefixtures("unshaken")
-
-
-def plate_of(photos: Path, name: str) -> str:
-    return str(json.loads((photos / "plates.json").read_text())[name]["plate"])
 
 
 def curl(made: Scene, *words: str) -> tuple[int, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from e2e.browser import Complaints, browsers
 from plates.mariadb import certificate
-from plates.scene import Scene, draw, scene
+from plates.scene import Scene, plate_of, scene
 from viscum.lab.plan import CLOUD_NAME
 
 pytestmark = pytest.mark.req("U8")
@@ -35,17 +34,6 @@ def made() -> Iterator[Scene]:
             PLATES_TLS_KEY=str(it.edge / "page.key"),
         )
         yield it
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("photos")
-    draw(directory, 1)
-    return directory
-
-
-def plate_of(photos: Path, name: str) -> str:
-    return str(json.loads((photos / "plates.json").read_text())[name]["plate"])
 
 
 def pin(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""U1: what the play has measured."""
+"""U1: what the play has measured, with photos drawn or the user's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 
 from kit import Figures
 
+pytestmark = pytest.mark.req("U1")
+
 KINDS = ("plain", "aslant", "far", "blur", "motion", "noise", "dark", "glare", "all")
+RTT = 60  # ms, to the cloud
 
 
 @pytest.fixture(scope="module")
@@ -14,39 +17,46 @@ def played() -> Figures:
     return Figures.load("plates")
 
 
-@pytest.mark.req("U1")
+@pytest.fixture(scope="module")
+def own(played: Figures) -> bool:
+    """Whether the pictures were the user's: of any size, and with any number of plates or none."""
+    return any(row.command.startswith("--photos") for row in played.rows)
+
+
 def test_the_edge_is_nearer_than_5_ms_and_the_cloud_farther_than_60(played: Figures) -> None:
     assert played.value("RTT, edge") < 5
-    assert played.value("RTT, cloud") > 60
+    assert played.value("RTT, cloud") > RTT
 
 
-@pytest.mark.req("U1")
-def test_hundreds_of_bytes_cross_the_wan_instead_of_hundreds_of_kilobytes(played: Figures) -> None:
-    assert played.value("WAN bytes per photo, edge") < 1000
-    assert played.value("WAN bytes per photo, cloud") > 100_000
+def test_hundreds_of_bytes_cross_the_wan_instead_of_hundreds_of_kilobytes(
+    played: Figures, own: bool
+) -> None:
+    edge, cloud = (played.value(f"WAN bytes per photo, {where}") for where in ("edge", "cloud"))
+    assert edge < cloud
+    if not own:
+        assert edge < 1000
+        assert cloud > 100_000
 
 
-@pytest.mark.req("U1")
-def test_an_answer_comes_sooner_by_some_round_trips(played: Figures) -> None:
-    """A photo of hundreds of kilobytes takes a new connection four or more to get to the cloud."""
-    saved = played.value("… of that, without reading, cloud") - played.value(
-        "… of that, without reading, edge"
+def test_an_answer_comes_sooner_by_some_round_trips(played: Figures, own: bool) -> None:
+    """A photo of hundreds of kilobytes takes a new connection four or more to get to the cloud;
+    the smallest takes two."""
+    edge, cloud = (
+        played.value(f"… of that, without reading, {where}") for where in ("edge", "cloud")
     )
-    assert saved > 4 * 60
+    assert cloud - edge > (1 if own else 4) * RTT
     assert played.value("photo to answer, edge") < played.value("photo to answer, cloud")
 
 
-@pytest.mark.req("U1")
-def test_the_phones_radio_is_awake_for_less(played: Figures) -> None:
+def test_the_phones_radio_is_awake_for_less(played: Figures, own: bool) -> None:
     edge, cloud = (
         played.value(f"client's radio awake per photo, {where}") for where in ("edge", "cloud")
     )
-    assert edge < cloud - 4 * 60
+    assert edge < cloud - (1 if own else 4) * RTT
     edge, cloud = (played.value(f"client airtime per photo, {w}") for w in ("edge", "cloud"))
     assert edge == pytest.approx(cloud, rel=0.25)  # the same photo crosses the same radio
 
 
-@pytest.mark.req("U1")
 @pytest.mark.parametrize("kind", KINDS)
 def test_plates_are_read(played: Figures, kind: str) -> None:
     rows = {row.claim: row for row in played.rows}
@@ -57,7 +67,6 @@ def test_plates_are_read(played: Figures, kind: str) -> None:
     assert row.value / asked >= (0.2 if kind == "all" else 0.8)
 
 
-@pytest.mark.req("U1")
 def test_a_cut_wan_costs_no_answer_and_no_plate(played: Figures) -> None:
     rows = {row.claim: row for row in played.rows}
     for claim in (

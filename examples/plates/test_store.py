@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from plates.mariadb import ADDRESS, PORT, certificate
-from plates.scene import Scene, draw, scene
+from plates.scene import Scene, scene
 from support import wait_until
 from viscum.lab import CLOUD4
 
@@ -28,13 +28,6 @@ def made() -> Iterator[Scene]:
     with scene() as it:
         it.move()
         yield it
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("photos")
-    draw(directory, 1)
-    return directory / "plain-1.jpg"
 
 
 def post(

@@ -1,0 +1,23 @@
+"""Photos that several files of tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plates.scene import draw
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of every kind, called KIND-1.jpg; plates.json says what is on them."""
+    directory = tmp_path_factory.mktemp("photos")
+    draw(directory, 1)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def photo(photos: Path) -> Path:
+    """One that is easy to read."""
+    return photos / "plain-1.jpg"
