@@ -53,7 +53,7 @@ examples: $(EXAMPLES:%=example-%)  ## all of examples/, each as example-NAME doe
 $(EXAMPLES:%=example-%): example-%: setup
 	@sh scripts/setup example $*
 	@$(AS_ROOT) env PYTHONPATH=examples $(PY) examples/$*/play.py $(ARGS)
-	@$(PYTEST) -n 0 examples/$*
+	@$(PYTEST) -n 2 --dist loadfile examples/$*
 
 lint: setup  ## ruff and the type checker
 	@.venv/bin/ruff check src tests scripts examples

@@ -11,8 +11,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Config:
-    """database: HOST:PORT, empty for none (then what is recognised stays in the spool); key: who
-    has it may ask, empty for anybody; limits in bytes and seconds."""
+    """database: HOST:PORT, empty for none (then what is recognised stays in the spool);
+    database_seconds: how long it may take to answer; key: who has it may ask, empty for anybody;
+    limits in bytes and seconds."""
 
     port: int = 80
     tls_port: int = 443
@@ -24,6 +25,7 @@ class Config:
     database_user: str = "plates"
     database_password_file: str = ""
     database_ca: str = ""
+    database_seconds: float = 10.0
     batch_seconds: float = 1.0
     site: str = "cloud"
     key: str = ""

@@ -24,7 +24,6 @@ INSERT = (
 )
 BATCH = 100
 FIRST_DELAY, LAST_DELAY = 1.0, 4.0  # s between two tries
-PATIENCE = 10  # s for an answer of the database's
 
 
 class Database:
@@ -50,13 +49,14 @@ class Database:
     def _connect(self) -> Any:
         config = self._config
         host, _, port = config.database.rpartition(":")
+        seconds = config.database_seconds
         password = ""
         if config.database_password_file:
             password = Path(config.database_password_file).read_text().strip()
         return pymysql.connect(
             host=host, port=int(port), user=config.database_user, password=password,
             database="plates", autocommit=True, charset="utf8mb4",
-            connect_timeout=PATIENCE, read_timeout=PATIENCE, write_timeout=PATIENCE,
+            connect_timeout=seconds, read_timeout=seconds, write_timeout=seconds,
             ssl=ssl.create_default_context(cafile=config.database_ca or None),
         )  # fmt: skip
 

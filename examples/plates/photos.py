@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
@@ -173,17 +174,21 @@ def photo(kind: str, font: str, seed: str) -> tuple[Picture, str]:
     return picture, text.replace(" ", "")
 
 
+def draw(directory: Path, seed: int, kind: str, count: int) -> tuple[str, dict[str, str]]:
+    """Writes one, the fonts in turn; its name and what is on it."""
+    font = list(FONTS)[count % len(FONTS)]
+    picture, text = photo(kind, font, f"{seed} {kind} {count}")
+    name = f"{kind}-{count + 1}.jpg"
+    Image.fromarray(picture).save(directory / name, quality=QUALITY)
+    return name, {"plate": text, "kind": kind, "font": font}
+
+
 def draw_all(directory: Path, seed: int, each: int) -> None:
-    """`each` photos of every kind, the fonts in turn."""
+    """`each` photos of every kind, on all processors."""
     directory.mkdir(parents=True, exist_ok=True)
-    plates = {}
-    for kind in EFFECTS:
-        for count in range(each):
-            font = list(FONTS)[count % len(FONTS)]
-            picture, text = photo(kind, font, f"{seed} {kind} {count}")
-            name = f"{kind}-{count + 1}.jpg"
-            Image.fromarray(picture).save(directory / name, quality=QUALITY)
-            plates[name] = {"plate": text, "kind": kind, "font": font}
+    wanted = [(directory, seed, kind, count) for kind in EFFECTS for count in range(each)]
+    with Pool() as pool:
+        plates = dict(pool.starmap(draw, wanted, chunksize=1))
     (directory / "plates.json").write_text(json.dumps(plates, indent=1))
 
 

@@ -20,13 +20,15 @@ from plates.scene import Scene, scene
 from support import wait_until
 from viscum.lab import CLOUD4
 
+SECONDS = 3  # for an answer of the database's
+
 pytestmark = pytest.mark.req("U1")
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Scene]:
     with scene() as it:
-        it.move()
+        it.move(PLATES_DATABASE_SECONDS=str(SECONDS))
         yield it
 
 
@@ -168,7 +170,7 @@ def test_another_servers_certificate_gets_nothing(made: Scene, photo: Path) -> N
 
 
 def test_it_may_connect_to_its_database_and_to_nothing_else(made: Scene) -> None:
-    dial = f"import socket; socket.create_connection(({ADDRESS!r}, {PORT}), 3)"
+    dial = f"import socket; socket.create_connection(({ADDRESS!r}, {PORT}), 1)"
     words = ("exec", "plates", "--", "python3", "-c")
     made.stage.viscum(*words, dial)
     other = dial.replace(ADDRESS, "198.18.0.12")
