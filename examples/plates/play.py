@@ -23,7 +23,8 @@ from viscum.lab import CLOUD4
 RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
 EACH, COMPARED = 8, 2  # photos of every kind, and those that are also sent to the cloud
 MOST_COMPARED = 18  # of the user's own
-OWN = "own"  # their kind
+# Of the photos: not that of the photos by which the generator was made, see test_plates.py.
+SEED = 20261129
 # What a frame takes on a Wi-Fi channel besides its bits, without aggregation: DIFS 34 us, 7.5 slots
 # of 9 us to wait on average, preamble 40 us, SIFS 16 us, the acknowledgement 28 us.
 PER_FRAME = 185.5e-6
@@ -96,7 +97,9 @@ def measure(stage: Scene, figures: Figures, where: str, photos: Path) -> None:
     figures.add(f"client's radio awake per photo, {where}", awake * 1000, "ms")
 
 
-def accuracy(figures: Figures, answers: Answers, known: dict[str, dict[str, str]]) -> None:
+def accuracy(
+    figures: Figures, answers: Answers, known: dict[str, dict[str, str]], whose: str
+) -> None:
     """Of those whose plates are known: read without a mistake, by what makes it hard."""
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
@@ -109,7 +112,7 @@ def accuracy(figures: Figures, answers: Answers, known: dict[str, dict[str, str]
             said = f", says {truth['plate']} ({truth['font']})" if truth else ""
             print(f"    {answer['photo']}: read as {read_of(answer) or 'nothing'}{said}")
     for kind, count in asked.items():
-        figures.add(f"read without a mistake: {kind}", right[kind], f"of {count}")
+        figures.add(f"read without a mistake, {whose}: {kind}", right[kind], f"of {count}")
 
 
 def outage(stage: Scene, figures: Figures, photos: Path) -> None:
@@ -129,23 +132,25 @@ def outage(stage: Scene, figures: Figures, photos: Path) -> None:
     figures.add("WAN back: plates in the database", rows, f"of {read}")
 
 
-def play(stage: Scene, figures: Figures, own: Pictures | None) -> None:
+def play(stage: Scene, figures: Figures, own: Pictures | None, seed: int = SEED) -> None:
     photos = stage.stage.directory / "photos"
     if own:
         link(own.names, own.directory, photos)
-        known = {n: {"plate": plate, "kind": OWN, "font": ""} for n, plate in own.plates.items()}
+        known = {n: {"plate": plate, "kind": "own", "font": ""} for n, plate in own.plates.items()}
+        source, whose = f"--photos {own.directory}", "yours"
         few = own.names[:: -(-len(own.names) // MOST_COMPARED)]
     else:
-        known = draw(photos, EACH)
+        known = draw(photos, EACH, seed)
+        source, whose = f"photos.py --seed {seed} --each {EACH}", f"seed {seed}"
         few = tuple(n for n in known if int(n.removesuffix(".jpg").rpartition("-")[2]) <= COMPARED)
     sizes = [float(path.stat().st_size) for path in photos_of(photos)]
-    figures.add("photo", sizes, "B", given=True, command=f"--photos {own.directory}" if own else "")
+    figures.add("photo", sizes, "B", given=True, command=source)
     compared = link(few, photos, stage.stage.directory / "compared")
     frames_as_on_air(stage)
     stage.serve()
     stage.move()
     measure(stage, figures, "edge", compared)
-    accuracy(figures, stage.send(photos), known)
+    accuracy(figures, stage.send(photos), known, whose)
     outage(stage, figures, compared)
     stage.stage.viscum("disable", "plates")
     measure(stage, figures, "cloud", compared)
@@ -167,11 +172,12 @@ def own_pictures(words: str) -> Pictures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", metavar="DIRECTORY", help="pictures of your own")
-    words = parser.parse_args().photos
-    own = own_pictures(words) if words is not None else None
+    parser.add_argument("--seed", type=int, default=SEED, help="of photos that are drawn")
+    words = parser.parse_args()
+    own = own_pictures(words.photos) if words.photos is not None else None
     figures = Figures("plates")
     with scene(radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as made:
-        play(made, figures, own)
+        play(made, figures, own, words.seed)
     print(f"\nkept in {figures.save()}")
 
 

@@ -126,6 +126,6 @@ def test_they_are_played(mine: Path, photos: Path) -> None:
         assert len(made.database.rows(where="site = 'edge'")) == 4  # here, and with the WAN cut
         assert len(made.database.rows(where="site = 'cloud'")) == 2
     units = {row.claim: row.unit for row in figures.rows}
-    wanted = {"read without a mistake: own": 1, "WAN back: plates in the database": 2}
+    wanted = {"read without a mistake, yours: own": 1, "WAN back: plates in the database": 2}
     for claim, value in wanted.items():
         assert (figures.value(claim), units[claim]) == (value, "of 2")

@@ -5,10 +5,24 @@ from __future__ import annotations
 import pytest
 
 from kit import Figures
+from plates.accuracy import at_most
 
 pytestmark = pytest.mark.req("U1")
 
-KINDS = ("plain", "aslant", "far", "blur", "motion", "noise", "dark", "glare", "all")
+# What `accuracy.py` says of 40 photos of every kind with seed 7, which the generator was made with.
+# The play draws another seed, which nobody had looked at when this was written down.
+EXPECTED_OF_ALL = 0.953
+EXPECTED = {
+    "plain": 0.928,
+    "aslant": 0.755,
+    "far": 0.887,
+    "blur": 0.928,
+    "motion": 0.928,
+    "noise": 0.928,
+    "dark": 0.887,
+    "glare": 0.928,
+    "all": 0.817,
+}
 RTT = 60  # ms, to the cloud
 
 
@@ -57,14 +71,19 @@ def test_the_phones_radio_is_awake_for_less(played: Figures, own: bool) -> None:
     assert edge == pytest.approx(cloud, rel=0.25)  # the same photo crosses the same radio
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_plates_are_read(played: Figures, kind: str) -> None:
-    rows = {row.claim: row for row in played.rows}
-    row = rows.get(f"read without a mistake: {kind}")
-    if row is None:
+@pytest.mark.parametrize("kind", [*EXPECTED, "of all kinds"])
+def test_plates_are_read_as_well_as_was_to_be_expected(
+    played: Figures, own: bool, kind: str
+) -> None:
+    """So few would be a chance of less than one in a hundred."""
+    if own:
         pytest.skip("pictures of your own were played")
-    asked = int(row.unit.removeprefix("of "))
-    assert row.value / asked >= (0.2 if kind == "all" else 0.8)
+    kinds = EXPECTED if kind == "of all kinds" else [kind]
+    rows = [row for row in played.rows if row.claim.startswith("read without a mistake, seed ")]
+    counts = [(row.value, int(row.unit[3:])) for row in rows if row.claim.split()[-1] in kinds]
+    assert len(counts) == len(kinds)
+    right, asked = (int(sum(numbers)) for numbers in zip(*counts, strict=True))
+    assert at_most(right, asked, EXPECTED.get(kind, EXPECTED_OF_ALL)) >= 0.01
 
 
 def test_a_cut_wan_costs_no_answer_and_no_plate(played: Figures) -> None:
