@@ -15,7 +15,7 @@ ARGS =
 EXAMPLES = $(patsubst examples/%/play.py,%,$(wildcard examples/*/play.py))
 
 .PHONY: examples $(EXAMPLES:%=example-%)
-.PHONY: help setup demo test unit acceptance vm bench-quick bench-guard bench-controller lint format clean
+.PHONY: help setup demo test unit acceptance vm bench-quick bench-guard bench-controller paper lint format clean
 
 help:  ## what there is
 	@echo 'make TARGET [ARGS="more arguments"]'
@@ -54,6 +54,11 @@ $(EXAMPLES:%=example-%): example-%: setup
 	@sh scripts/setup example $*
 	@$(AS_ROOT) env PYTHONPATH=examples $(PY) examples/$*/play.py $(ARGS)
 	@$(PYTEST) -n 2 --dist loadfile examples/$*
+
+paper: setup  ## what the paper claims, measured: docs/paper.md (about twenty minutes)
+	@for e in paper $(EXAMPLES); do sh scripts/setup example $$e || exit; done
+	@$(AS_ROOT) env PYTHONPATH=examples $(PY) -m paper.measure $(ARGS); status=$$?; \
+	  PYTHONPATH=src:examples .cache/examples/paper/bin/python -m paper.report && exit $$status
 
 lint: setup  ## ruff and the type checker
 	@.venv/bin/ruff check src tests scripts examples

@@ -10,7 +10,8 @@ kernel thread (threaded NAPI, as on OpenWrt), which competes with the service fo
 with --softirq it runs in interrupts, which no process can hold up. A chain of rules that match
 nothing makes a packet cost about 10 µs, as it does on a small router.
 
-Prints the table for docs/guard.md; writes docs/guard-share.csv and docs/guard-share.svg.
+Prints the table for docs/guard.md; writes guard-runs.csv, guard-share.csv and guard-share.svg to
+docs/.
 """
 
 from __future__ import annotations
@@ -393,6 +394,13 @@ ROWS = {
 }
 
 
+def keep(path: Path, alone: Result, without: list[Result], guarded: list[Result]) -> None:
+    """Every run, as CSV."""
+    runs = {"no service": [alone], "without the guard": without, "with the guard": guarded}
+    rows = [",".join(map(str, (name, *run))) for name, some in runs.items() for run in some]
+    path.write_text("\n".join([",".join(("run", *Result._fields)), *rows, ""]))
+
+
 def shown(values: list[float]) -> str:
     middle = statistics.median(values)
     spread = f" ({min(values):.3g} … {max(values):.3g})" if len(values) > 1 else ""
@@ -429,7 +437,7 @@ def main() -> None:
         "--part", type=float, default=0.15, help="of the box, others' traffic (0.15)"
     )
     arguments.add_argument("--rate", type=float, help="Mbit/s of it, instead")
-    arguments.add_argument("--out", default=str(ROOT / "docs"), help="where the plot goes")
+    arguments.add_argument("--out", default=str(ROOT / "docs"), help="where plot and CSV go")
     given = arguments.parse_args()
     processors = os.sched_getaffinity(0)
     if BOX not in processors or len(processors) < 2:
@@ -460,6 +468,7 @@ def main() -> None:
         f" {turns([p.share for p in points])}"
     )
     out = Path(given.out)
+    keep(out / "guard-runs.csv", alone, without, guarded)
     rows = [f"{p.at:.1f},{p.share:.2f},{p.cpu:.1f}" for p in points]
     (out / "guard-share.csv").write_text("\n".join(["seconds,share,cpu", *rows, ""]))
     (out / "guard-share.svg").write_text(svg(points))

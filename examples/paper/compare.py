@@ -1,0 +1,204 @@
+"""What a service costs the box: by Viscum, by Docker, and as a process that the box runs itself,
+which is the limit. The same program, the same client, in turn, in a lab without rates and delay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from kit import Figures, Stage, await_listening, stage
+from kit.figures import BUILD
+from paper.docker import Docker, docker
+from paper.processes import pids
+from paper.rtt import pages
+from viscum.lab import AP_LAN4, CLOUD4
+
+STARTS, ROUNDS, SECONDS = 7, 5, 2
+HTTPD = ("busybox", "httpd", "-f", "-p", "80", "-h")
+TREES = BUILD / "paper-trees.txt"
+
+
+class Service:
+    """A server put on the access point by one of them, at an address and port for the client."""
+
+    def __init__(self, name: str, address: str, port: int, start: Callable[[], object],
+                 stop: Callable[[], object]) -> None:  # fmt: skip
+        self.name, self.address, self.port = name, address, port
+        self.start, self.stop = start, stop
+
+
+def viscum(scene: Stage, name: str, port: int, *command: str) -> Service:
+    words = ("run", "--name", name, "--on", "wlan0", "--target", CLOUD4, "--port", f"{port}/tcp",
+             "--ping", "edge", "--", *command)  # fmt: skip
+    return Service(
+        "Viscum", CLOUD4, port,
+        lambda: scene.viscum(*words), lambda: scene.viscum("rm", name, "--now"),
+    )  # fmt: skip
+
+
+def container(made: Docker, name: str, port: int, *command: str, files: str = "") -> Service:
+    """files: a directory that it needs."""
+    mounts = ("-v", f"{files}:{files}:ro") if files else ()
+    return Service(
+        "Docker", AP_LAN4, 10000 + port,
+        lambda: made.run(name, f"{10000 + port}:{port}", *command, mounts=mounts),
+        lambda: made("rm", "-f", name),
+    )  # fmt: skip
+
+
+FIRST = """
+import socket, sys, time
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1) as sock:
+            sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            if b"200" in sock.recv(4096): break
+    except OSError:
+        time.sleep(0.001)
+print(time.monotonic())
+"""
+
+
+def first_answer(scene: Stage, service: Service) -> float:
+    """ms from the command to the first page that a client gets, who asks all the time."""
+    argv = [sys.executable, "-I", "-S", "-c", FIRST, service.address, str(service.port)]
+    asking = scene.lab.popen("ue", argv, stdout=subprocess.PIPE, text=True)
+    begun = time.monotonic()
+    service.start()
+    said, _ = asking.communicate(timeout=30)
+    return 1000 * (float(said) - begun)
+
+
+def throughput(scene: Stage, address: str, port: int) -> float:
+    """Gbit/s from the server to the client."""
+    argv = ["iperf3", "-J", "-R", "-t", str(SECONDS), "-c", address, "-p", str(port)]
+    said = json.loads(scene.lab.run("ue", argv).stdout)
+    assert "error" not in said, said
+    return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def memory(pids: list[int]) -> float:
+    """MB that they have alone, or their part of what they share (PSS)."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def tree(title: str, of: list[int]) -> str:
+    argv = ["ps", "-o", "pid,rss,args", "--forest", "-ww", "-p", ",".join(map(str, of))]
+    return f"{title}\n{subprocess.run(argv, capture_output=True, text=True, check=True).stdout}\n"
+
+
+def everybody() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def started_by_viscum(scene: Stage) -> list[int]:
+    """Whatever has this lab's state directory in its environment: commands, and what they leave."""
+    word = f"VISCUM_STATE_DIR={scene.lab.state_dir}".encode()
+    found = []
+    for pid in everybody():
+        try:
+            if word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def costs(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
+    """Processes and memory beyond the server's own."""
+    ours = viscum(scene, "web", 80, *HTTPD, www)
+    theirs = container(made, "web", 80, *HTTPD, www, files=www)
+    idle = made.processes()
+    ours.start()
+    theirs.start()
+    server = pids(scene, "web")
+    beyond = [pid for pid in started_by_viscum(scene) if pid not in server]
+    all_theirs = made.processes()
+    (their_server,) = [pid for pid in all_theirs if is_server(pid)]
+    others = [pid for pid in all_theirs if pid != their_server]
+    TREES.write_text(tree("Viscum", server + beyond) + tree("Docker", all_theirs))
+    print(TREES.read_text())
+    add = figures.add
+    add("processes that stay for a service, Viscum", len(beyond), "")
+    add("processes that stay for a service, Docker", len(others) - len(idle), "",
+        paper="at least 4 more")  # fmt: skip
+    add("processes that are always there, Docker", len(idle), "", paper="2")
+    add("memory of those beyond the server, Viscum", memory(beyond), "MB")
+    add("memory of those beyond the server, Docker", memory(others), "MB")
+    ours.stop()
+    theirs.stop()
+
+
+def is_server(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"busybox\0httpd")
+    except OSError:
+        return False
+
+
+def starts(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
+    took: dict[str, list[float]] = defaultdict(list)
+    for _ in range(STARTS):
+        for service in (
+            viscum(scene, "web", 80, *HTTPD, www),
+            container(made, "web", 80, *HTTPD, www, files=www),
+        ):
+            took[service.name].append(first_answer(scene, service))
+            service.stop()
+    for name, values in took.items():
+        figures.add(f"start to first answer, {name}", values, "ms")
+
+
+def speed(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
+    """Throughput of iperf3 and pages of httpd, of each in turn."""
+    scene.server("ap", ["iperf3", "-s", "-p", "5301"])
+    scene.server("ap", ["busybox", "httpd", "-f", "-p", "8080", "-h", www])
+    await_listening(scene.lab, "ap", 5301, 8080)
+    both = {"iperf": (5201, ["iperf3", "-s"]), "web": (80, [*HTTPD, www])}
+    services = [viscum(scene, name, port, *argv) for name, (port, argv) in both.items()]
+    services += [
+        container(made, name, port, *argv, files=www) for name, (port, argv) in both.items()
+    ]
+    for service in services:
+        service.start()
+    places = {"a process on the box": (AP_LAN4, 5301, 8080)}
+    for one, other in zip(services[::2], services[1::2], strict=True):
+        places[one.name] = (one.address, one.port, other.port)
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, (address, iperf, web) in places.items():
+            found["throughput", name].append(throughput(scene, address, iperf))
+            connected, there = pages(scene, f"{address}:{web}")
+            found["TCP connection", name] += connected
+            found["page", name] += there
+    for (what, name), values in found.items():
+        figures.add(f"{what}, {name}", values, "Gbit/s" if what == "throughput" else "ms")
+
+
+def main() -> None:
+    figures = Figures("paper-compare")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with stage("compare", radio_rate=0, wan_rate=0, wan_rtt=0) as scene, docker(scene) as made:
+        www = scene.directory / "www"
+        www.mkdir()
+        (www / "index.html").write_text("edge\n")
+        costs(scene, figures, made, str(www))
+        starts(scene, figures, made, str(www))
+        speed(scene, figures, made, str(www))
+    figures.save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Measures all that the report needs, part by part; a part that fails or cannot run here stops
+none of the others, and says why.
+
+    make paper                          # everything, about twenty minutes
+    make paper ARGS="--only rtt,game"   # these anew, the others as they were measured before
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kit.figures import BUILD
+from kit.stage import EXAMPLES
+from paper.docker import CANNOT
+
+OUTCOMES = BUILD / "paper.json"
+ROOT = EXAMPLES.parent
+
+
+@dataclass(frozen=True)
+class Part:
+    """about: minutes; example: whether it is one, with a play of its own."""
+
+    name: str
+    what: str
+    about: float
+    example: bool = False
+
+    @property
+    def figures(self) -> str:
+        """The name that its figures are kept by."""
+        return self.name if self.example else f"paper-{self.name}"
+
+    @property
+    def argv(self) -> list[str]:
+        if self.example:
+            return [sys.executable, str(EXAMPLES / self.name / "play.py")]
+        return [sys.executable, "-m", f"paper.{self.name}"]
+
+    @property
+    def command(self) -> str:
+        return (
+            f"make example-{self.name}" if self.example else f'make paper ARGS="--only {self.name}"'
+        )
+
+
+PARTS = (
+    Part("rtt", "how far away the edge is", 1),
+    Part("switch", "throughput and WAN bytes while the director is switched", 1),
+    Part("transitions", "what clients notice of 40 transitions", 2),
+    Part("compare", "what a service costs the box, by Viscum and by Docker", 1),
+    Part("guard", "disabling by load", 3.5),
+    Part("unmodified", "whether servers are as Debian ships them", 0.1),
+    Part("plates", "III.C.1: number plates", 2, example=True),
+    Part("speedtest", "III.C.2: a speed test", 2, example=True),
+    Part("game", "IV: a first-person shooter", 2, example=True),
+    Part("faces", "IV: faces in a camera's frames", 2, example=True),
+    Part("cache", "a cache in front of its own origin", 1, example=True),
+    Part("tls", "a certificate at the edge", 1, example=True),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """outcome: done, failed, or cannot (run here); took: s."""
+
+    outcome: str
+    why: str
+    took: float
+    when: str
+    commit: str
+
+
+def commit() -> str:
+    """Of this checkout, "+" behind it if files differ from it."""
+    git = [
+        "git",
+        "-c",
+        f"safe.directory={ROOT}",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--dirty=+",
+    ]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> dict[str, Any]:
+    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text()
+                  .splitlines() if line.startswith("model name")), platform.machine())  # fmt: skip
+    return {
+        "kernel": platform.release().partition("-")[0],
+        "processor": f"{len(os.sched_getaffinity(0))} × {model}",
+        "python": platform.python_version(),
+    }
+
+
+def run(part: Part) -> Outcome:
+    """What it prints goes on to the terminal; of its errors the last line is kept."""
+    for kept in (".json", ".csv"):
+        (BUILD / f"{part.figures}{kept}").unlink(missing_ok=True)
+    begun = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
+    child = subprocess.Popen(part.argv, env=environment, stderr=subprocess.PIPE, text=True)
+    last = ""
+    assert child.stderr is not None
+    for line in child.stderr:
+        sys.stderr.write(line)
+        last = line.strip() or last
+    status = child.wait()
+    outcome = {0: "done", CANNOT: "cannot"}.get(status, "failed")
+    why = "" if outcome == "done" else last or f"exit status {status}"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return Outcome(outcome, why, time.monotonic() - begun, when, commit())
+
+
+def earlier() -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(OUTCOMES.read_text())["parts"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return found
+
+
+def chosen() -> tuple[Part, ...]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--only", metavar="PART[,PART]", help=", ".join(p.name for p in PARTS))
+    given = parser.parse_args().only
+    wanted = given.split(",") if given else [part.name for part in PARTS]
+    for name in wanted:
+        if name not in {part.name for part in PARTS}:
+            parser.error(f"--only: there is no part {name!r}; next: one of {parser_names()}")
+    return tuple(part for part in PARTS if part.name in wanted)
+
+
+def parser_names() -> str:
+    return ", ".join(part.name for part in PARTS)
+
+
+def main() -> None:
+    parts = chosen()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    outcomes = earlier()
+    left = sum(part.about for part in parts)
+    for number, part in enumerate(parts, 1):
+        print(f"[{number}/{len(parts)}] {part.name}: {part.what}; {left:.0f} min left", flush=True)
+        outcomes[part.name] = asdict(run(part))
+        OUTCOMES.write_text(json.dumps({"machine": machine(), "parts": outcomes}, indent=1))
+        left -= part.about
+    failed = [part.name for part in parts if outcomes[part.name]["outcome"] == "failed"]
+    for part in parts:
+        if why := outcomes[part.name]["why"]:
+            print(f"{part.name}: {outcomes[part.name]['outcome']}: {why}", file=sys.stderr)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the others are measured")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""How far away a server is for a client: on the access point itself, at the edge by Viscum, in the
+cloud. The same address is asked with the director on and off; the three take turns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from kit import Figures, Stage, stage
+from paper import web
+from viscum.lab import AP_LAN4, CLOUD4
+
+RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
+ROUNDS, EACH = 5, 40
+PLACES = {"the access point itself": AP_LAN4, "edge": CLOUD4, "cloud": CLOUD4}
+
+
+def pages(scene: Stage, address: str) -> tuple[list[float], list[float]]:
+    """Of pages by a new connection each: ms till it was there, ms till the page was."""
+    argv = ["curl", "-sS", "--noproxy", "*", "-m", "10", "-w", "%{time_connect} %{time_total}\\n",
+            "-o", "/dev/null", f"http://{address}/?[1-{EACH}]"]  # fmt: skip
+    done = scene.lab.run("ue", argv, check=True)
+    rows = [[1000 * float(word) for word in line.split()] for line in done.stdout.splitlines()]
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def play(scene: Stage, figures: Figures) -> None:
+    for role in ("cloud", "ap"):
+        web.serve(scene, role)
+    scene.viscum(*web.run(scene))
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for place, address in PLACES.items():
+            scene.viscum("disable" if place == "cloud" else "enable", "web")
+            found["ping", place] += scene.ping(address, EACH)
+            connected, there = pages(scene, address)
+            found["TCP connection", place] += connected
+            found["page by a new connection", place] += there
+    for (what, place), values in found.items():
+        command = f"ping {PLACES[place]}" if what == "ping" else f"curl http://{PLACES[place]}/"
+        figures.add(f"{what}, {place}", values, "ms", given=place == "cloud", command=command)
+
+
+def main() -> None:
+    figures = Figures("paper-rtt")
+    with stage("rtt", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
+        play(scene, figures)
+    figures.save()
+
+
+if __name__ == "__main__":
+    main()
