@@ -38,7 +38,7 @@ def distribution(path: Path, lines: Sequence[tuple[str, Sequence[float], str]], 
     plt.xlabel(label)
     plt.ylabel("share of them")
     plt.ylim(0, 1)
-    plt.legend(loc="center left", frameon=False)
+    plt.legend(loc="best", frameon=False)
     save(path)
 
 

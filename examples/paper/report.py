@@ -44,6 +44,7 @@ STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;"
     "color:#222;background:#fff}table{border-collapse:collapse;width:100%;font-size:.9rem}"
     "td,th{border-bottom:1px solid #ddd;padding:.35rem .5rem;text-align:left;vertical-align:top}"
+    "td:first-child{width:38%}"
     "img{max-width:100%}pre{overflow-x:auto;background:#f6f6f6;padding:.8rem;font-size:.8rem}"
     "code{font-size:.9em}"
 )

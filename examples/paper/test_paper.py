@@ -1,0 +1,135 @@
+"""U7: every claim has its counterpart, what Viscum causes is as the paper has it, and a part that
+cannot run says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from paper import measure
+from paper.claims import claims
+from paper.docker import CANNOT, docker
+from paper.measured import Measured, Missing, number
+
+PAGE = measure.ROOT / "docs" / "paper.md"
+pytestmark = pytest.mark.req("U7")
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    return Measured(part.figures for part in measure.PARTS)
+
+
+def outcome(part: str) -> str:
+    name = next(p.name for p in measure.PARTS if p.figures == part)
+    found = measure.earlier().get(name, {})
+    return str(found.get("outcome", "not measured; next: make paper"))
+
+
+@pytest.mark.parametrize("claim", claims(), ids=lambda c: f"{c.part}: {c.figure}")
+def test_a_claim_has_its_counterpart(claim: object, measured: Measured) -> None:
+    """Or its part could not run here."""
+    try:
+        claim.ours(measured)  # type: ignore[attr-defined]
+    except Missing:
+        assert outcome(claim.part) == "cannot"  # type: ignore[attr-defined]
+
+
+def value(measured: Measured, part: str, figure: str) -> float:
+    if outcome(part) == "cannot":
+        pytest.skip(f"{part} cannot run here; docs/paper.md says why")
+    return measured.one(part, figure).value
+
+
+ZERO = {
+    "paper-transitions": (
+        "requests broken, moved or unanswered",
+        "connections broken, moved or unanswered",
+        "UDP flows broken, moved or unanswered",
+        "flows open at the edge cut by viscum disable",
+        "new flows failed by viscum disable",
+    ),
+    "paper-switch": ("downloads that failed",),
+    "paper-unmodified": ("files of the servers' packages that are not Debian's",),
+}
+
+
+@pytest.mark.parametrize(("part", "figure"), [(p, f) for p, some in ZERO.items() for f in some])
+def test_nothing_of_it(part: str, figure: str, measured: Measured) -> None:
+    assert value(measured, part, figure) == 0
+
+
+def test_the_papers_way_to_disable_cuts_flows(measured: Measured) -> None:
+    """Or the zero of `disable` would say nothing."""
+    claim = "flows open at the edge cut by taking the director off"
+    assert measured.one("paper-transitions", claim).value > 0
+
+
+def test_the_edge_is_as_near_as_the_paper_says(measured: Measured) -> None:
+    assert measured.percentile("paper-rtt", "ping, edge", 99).value < 5
+    assert measured.one("paper-rtt", "ping, cloud").value >= 60
+
+
+def test_nothing_stays_beyond_the_server(measured: Measured) -> None:
+    assert value(measured, "paper-compare", "processes that stay for a service, Viscum") == 0
+    assert value(measured, "paper-compare", "processes that stay for a service, Docker") >= 2
+
+
+def test_at_the_edge_nothing_crosses_the_wan(measured: Measured) -> None:
+    for state in ("run", "enable", "start"):
+        assert measured.one("paper-switch", f"{state}: across the WAN").value < 0.5
+        assert measured.one("paper-switch", f"{state}: a client gets").value > 200
+    for state in ("cloud", "disable", "killed", "rm"):
+        assert measured.one("paper-switch", f"{state}: across the WAN").value > 20
+
+
+def test_the_page_has_every_claim_and_every_picture() -> None:
+    text = PAGE.read_text()
+    for claim in claims():
+        assert claim.says in text
+    report = (PAGE.with_suffix("") / "index.html").read_text()
+    assert text.count("![") == report.count('src="data:image/svg+xml') > 5
+    for part in measure.PARTS:
+        if outcome(part.figures) != "done":
+            assert f"{outcome(part.figures)}: " in text
+
+
+def test_a_part_that_needs_docker_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(SystemExit) as ended, docker(None):  # type: ignore[arg-type]
+        pass
+    assert ended.value.code == CANNOT
+    assert "apt-get install docker.io" in capsys.readouterr().err
+
+
+class Ends(measure.Part):
+    """A part that says something and ends with this status."""
+
+    @property
+    def argv(self) -> list[str]:
+        program = f"import sys; print('{self.what}', file=sys.stderr); sys.exit({self.about})"
+        return [sys.executable, "-c", program]
+
+
+def test_a_part_that_ends_badly_leaves_a_reason_and_no_old_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measure, "BUILD", tmp_path)
+    for status, named in ((CANNOT, "cannot"), (1, "failed"), (0, "done")):
+        (tmp_path / "paper-part.json").write_text("[]")
+        found = measure.run(Ends("part", "no such thing", status))
+        assert (found.outcome, found.why) == (named, "no such thing" if status else "")
+        assert not (tmp_path / "paper-part.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (512_345.6, "512,346"), (60.512, "60.5"), (0.0722, "0.0722"), (0.00003, "0.00003")],
+)
+def test_numbers_have_three_digits_that_count(value: float, text: str) -> None:
+    assert number(value) == text
