@@ -115,9 +115,13 @@ def run(part: Part) -> Outcome:
     child = subprocess.Popen(part.argv, env=environment, stderr=subprocess.PIPE, text=True)
     last = ""
     assert child.stderr is not None
-    for line in child.stderr:
-        sys.stderr.write(line)
-        last = line.strip() or last
+    try:
+        for line in child.stderr:
+            sys.stderr.write(line)
+            last = line.strip() or last
+    except KeyboardInterrupt:
+        child.wait()  # it was interrupted as well, and takes away what it has made
+        sys.exit(f"interrupted in {part.name}; next: make paper")
     status = child.wait()
     outcome = {0: "done", CANNOT: "cannot"}.get(status, "failed")
     why = "" if outcome == "done" else last or f"exit status {status}"
