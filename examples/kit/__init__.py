@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from kit.figures import Figure, Figures
-from kit.stage import Stage, await_listening, example_dir, installed, spec_of, stage
+from kit.stage import (
+    Stage,
+    await_listening,
+    example_dir,
+    installed,
+    spec_of,
+    stage,
+    with_environment,
+)
 
 __all__ = [
     "Figure",
@@ -14,4 +22,5 @@ __all__ = [
     "installed",
     "spec_of",
     "stage",
+    "with_environment",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,6 +37,15 @@ def spec_of(name: str, file: str = "spec.toml") -> str:
     return text.replace(f"{BOX}/{name}/venv", str(installed(name))).replace(
         f"{BOX}/{name}", str(example_dir(name))
     )
+
+
+def with_environment(spec: str, **values: str) -> str:
+    """The spec with these variables in [run.environment], besides or instead."""
+    for name, value in values.items():
+        spec = re.sub(f"(?m)^{name} = .*\n", "", spec)
+        more = f"[run.environment]\n{name} = {json.dumps(value)}\n"
+        spec = spec.replace("[run.environment]\n", more)
+    return spec
 
 
 class Stage:
