@@ -1,0 +1,300 @@
+"""A picture by POST: what can't be used is refused in words, and the server goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.net import sock
+from faces.scene import ENVIRONMENT, Scene, draw, known, python, scene
+from support import wait_until
+from viscum.lab import CLOUD4, CLOUD6
+
+pytestmark = pytest.mark.req("U4")
+
+MOST, SECONDS, CONNECTIONS = 1 << 20, 2, 6
+URL = f"http://{CLOUD4}/detect"
+JPEG = ("-H", "Content-Type: image/jpeg")
+# Turns, colours and sizes that a JPEG may have, and damage, made of the one that is given.
+OTHERS = """
+import sys
+from PIL import Image
+source, directory = sys.argv[1:]
+image = Image.open(source)
+turned = Image.Exif()
+turned[0x0112] = 6  # "turn me clockwise"
+image.transpose(Image.Transpose.ROTATE_90).save(f"{directory}/turned.jpg", exif=turned)
+image.convert("L").save(f"{directory}/gray.jpg")
+image.convert("CMYK").save(f"{directory}/cmyk.jpg")
+image.save(f"{directory}/progressive.jpg", progressive=True)
+image.save(f"{directory}/png.png")
+image.save(f"{directory}/gif.gif")
+image.crop((0, 0, 15, 15)).save(f"{directory}/dot.jpg")
+image.crop((0, 0, 640, 16)).save(f"{directory}/strip.jpg")
+data = bytearray(open(source, "rb").read())
+at = data.index(b"\\xff\\xc0")  # where a baseline JPEG says how large it is
+for name, side in ("large", 8_000), ("bomb", 30_000):
+    data[at + 5 : at + 9] = side.to_bytes(2, "big") * 2
+    open(f"{directory}/{name}.jpg", "wb").write(data)
+"""
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Scene]:
+    with scene(wan_rtt=0) as it:
+        it.move(
+            FACES_MAX_BYTES=str(MOST),
+            FACES_UPLOAD_SECONDS=str(SECONDS),
+            FACES_MAX_CONNECTIONS=str(CONNECTIONS),
+        )
+        yield it
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("frames")
+    draw(directory, 3, 9)
+    source = directory / "plain-1-1.jpg"
+    words = [python("")[0], "-c", OTHERS, str(source), str(directory)]
+    subprocess.run(words, check=True, env=ENVIRONMENT)
+    whole = source.read_bytes()
+    (directory / "head.jpg").write_bytes(whole[:20])
+    (directory / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (directory / "text.jpg").write_bytes(b"not a picture at all " * 100)
+    (directory / "page.jpg").write_bytes(b"<!doctype html><script>alert(1)</script>")
+    (directory / "none.jpg").write_bytes(b"")
+    return directory
+
+
+@pytest.fixture
+def unshaken(made: Scene) -> Iterator[None]:
+    """Whatever a test has sent, the same process serves the next client."""
+    before = made.instance()["pid"]
+    yield
+    assert made.status()["streams"] == 0
+    assert made.instance()["pid"] == before
+    assert "Traceback" not in made.stage.viscum("logs", "faces").stdout
+
+
+refusing = pytest.mark.usefixtures("unshaken")
+
+
+def curl(made: Scene, *words: str) -> tuple[int, Any]:
+    """Status and answer, which is JSON whatever was asked."""
+    argv = ["curl", "-sS", "-m", "20", "-w", r"\n%{http_code} %{content_type}", *words]
+    done = made.lab.run("ue", argv)
+    text, _, told = done.stdout.rpartition("\n")
+    status, _, kind = told.partition(" ")
+    assert kind == "application/json", f"{done.stdout[:200]} {done.stderr}"
+    return int(status), json.loads(text)
+
+
+def post(made: Scene, path: Path, url: str = URL) -> tuple[int, Any]:
+    return curl(made, *JPEG, "--data-binary", f"@{path}", url)
+
+
+def refused(told: tuple[int, Any], status: int, words: str) -> None:
+    assert told[0] == status, told
+    assert set(told[1]) == {"error", "error_code"}
+    assert told[1]["error_code"] == status
+    assert words in told[1]["error"], told
+
+
+def the_face(told: tuple[int, Any]) -> dict[str, Any]:
+    assert told[0] == 200, told
+    [face] = told[1]["faces"]
+    return dict(face)
+
+
+def near(face: dict[str, Any], box: list[float]) -> bool:
+    there = [face[name] for name in ("x", "y", "width", "height")]
+    return all(abs(a - b) < 0.25 * box[3] for a, b in zip(there, box, strict=True))
+
+
+def test_an_answer_says_where_the_face_is(made: Scene, frames: Path) -> None:
+    told = post(made, frames / "plain-1-1.jpg")
+    face = the_face(told)
+    assert near(face, known(frames)["plain-1-1.jpg"]["faces"][0])
+    assert 0.6 <= face["confidence"] <= 1
+    assert all(isinstance(face[name], int) for name in ("x", "y", "width", "height"))
+    assert (told[1]["width"], told[1]["height"], told[1]["site"]) == (640, 480, "edge")
+    assert told[1]["processing_time_ms"] > 0
+
+
+def test_over_ipv6_too(made: Scene, frames: Path) -> None:
+    the_face(post(made, frames / "plain-1-1.jpg", f"http://[{CLOUD6}]/detect"))
+
+
+@pytest.mark.parametrize("name", ["turned", "gray", "cmyk", "progressive"])
+def test_every_jpeg_is_seen_as_people_see_it(made: Scene, frames: Path, name: str) -> None:
+    """One with an Exif turn as well: boxes are in the upright picture."""
+    told = post(made, frames / f"{name}.jpg")
+    assert near(the_face(told), known(frames)["plain-1-1.jpg"]["faces"][0])
+    assert (told[1]["width"], told[1]["height"]) == (640, 480)
+
+
+def test_boxes_stay_within_the_picture(made: Scene, frames: Path) -> None:
+    names = [name for name, there in known(frames).items() if there["uncounted"]]
+    assert names
+    for name in names[:20]:
+        _, told = post(made, frames / name)
+        for face in told["faces"]:
+            assert min(face["x"], face["y"]) >= 0 < min(face["width"], face["height"])
+            assert face["x"] + face["width"] <= told["width"]
+            assert face["y"] + face["height"] <= told["height"]
+
+
+@refusing
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text.jpg", "not a JPEG"),
+        ("page.jpg", "not a JPEG"),
+        ("none.jpg", "not a JPEG"),
+        ("png.png", "not a JPEG"),
+        ("gif.gif", "not a JPEG"),
+        ("head.jpg", "not a JPEG"),
+        ("half.jpg", "broken"),
+        ("large.jpg", "8000 x 8000 pixels; at most 40000000"),
+        ("bomb.jpg", "900000000 pixels"),
+        ("dot.jpg", "15 x 15 pixels, too few"),
+    ],
+)
+def test_images(made: Scene, frames: Path, name: str, words: str) -> None:
+    refused(post(made, frames / name), 400, words)
+
+
+@refusing
+def test_a_picture_without_a_face_is_no_error(made: Scene, frames: Path) -> None:
+    """Nor is one of a strange form."""
+    assert post(made, frames / "strip.jpg")[1]["faces"] == []
+
+
+@refusing
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (("-d", "image=1"), 415, "send one JPEG as the body"),
+        (("-F", "image=1"), 415, "send one JPEG as the body"),
+        (("-H", "Content-Type: ;;;", "-d", "x"), 415, "send one JPEG as the body"),
+        ((*JPEG, "-X", "POST"), 411, "no Content-Length"),
+        ((*JPEG, "-X", "POST", "-H", "Content-Length: -5"), 411, "no Content-Length"),
+        ((*JPEG, "-X", "POST", "-H", "Content-Length: 1e9"), 411, "no Content-Length"),
+        ((*JPEG, "-H", "Transfer-Encoding: chunked", "-d", "x"), 411, "not in chunks"),
+        (("-X", "PUT"), 501, "Unsupported method"),
+    ],
+)
+def test_bodies(made: Scene, argv: tuple[str, ...], status: int, words: str) -> None:
+    refused(curl(made, *argv, URL), status, words)
+
+
+@refusing
+@pytest.mark.parametrize("path", ["", "detect/", "v1/detect", "../server.py", "etc/passwd"])
+def test_other_paths(made: Scene, path: str) -> None:
+    for more in (("-d", "x"), ()):
+        url = f"http://{CLOUD4}/{path}"
+        refused(curl(made, "--path-as-is", *more, url), 404, "POST /detect")
+
+
+@refusing
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_too_large_an_upload_is_told_so(made: Scene, tmp_path: Path, asks_first: bool) -> None:
+    """Also when the client sends all of it without waiting for an answer."""
+    large = tmp_path / "large"
+    large.write_bytes(bytes(MOST * 4))
+    expect = ("-H", "Expect: 100-continue" if asks_first else "Expect:")
+    told = curl(made, *JPEG, *expect, "--data-binary", f"@{large}", URL)
+    refused(told, 413, f"at most {MOST}")
+
+
+def head(length: int) -> bytes:
+    return (
+        f"POST /detect HTTP/1.1\r\nHost: {CLOUD4}\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def connect(made: Scene) -> socket.socket:
+    made_here = sock(made.lab, "ue", CLOUD4)
+    made_here.connect((CLOUD4, 80))
+    return made_here
+
+
+def drip(connection: socket.socket, data: bytes) -> bytes:
+    """Sends a byte now and then until it is answered or hung up on; what came."""
+    connection.settimeout(0.2)
+    for place in range(len(data)):
+        connection.send(data[place : place + 1])
+        try:
+            start = connection.recv(4096)
+        except TimeoutError:
+            continue
+        connection.settimeout(10)
+        with connection.makefile("rb") as rest:
+            return start + (rest.read() if start else b"")
+    raise AssertionError("nobody minded")
+
+
+@refusing
+def test_a_slow_upload_is_told_so(made: Scene) -> None:
+    with connect(made) as slow:
+        slow.send(head(1000))
+        began = time.monotonic()
+        answer = drip(slow, b"A" * 1000)
+        assert time.monotonic() - began > SECONDS - 1
+    start, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 408 " in start
+    assert json.loads(body)["error"] == f"the upload took more than {SECONDS} s"
+
+
+@refusing
+def test_a_slow_request_is_hung_up_on(made: Scene) -> None:
+    with connect(made) as slow:
+        assert drip(slow, head(1000)) == b""
+
+
+@refusing
+def test_a_client_that_goes_in_the_middle_of_its_upload_is_forgotten(made: Scene) -> None:
+    with connect(made) as gone:
+        gone.send(head(1000) + b"AAAA")
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@refusing
+def test_half_an_upload_is_not_taken_for_a_whole(made: Scene) -> None:
+    with connect(made) as half:
+        half.send(head(1000) + b"AAAA")
+        half.shutdown(socket.SHUT_WR)
+        answer = half.recv(4096)
+    assert b"ended after 4 of 1000 bytes" in answer
+
+
+@refusing
+def test_those_who_take_all_connections_lose_them(made: Scene) -> None:
+    """While they have them another is told at once to come again."""
+    held = [connect(made) for _ in range(CONNECTIONS)]
+    for one in held:
+        one.send(head(1000))
+
+    def told() -> int:
+        return curl(made, f"http://{CLOUD4}/status")[0]
+
+    assert wait_until(lambda: (status := told()) == 503 and status, "it is full", 1)
+    wait_until(lambda: told() == 200, "it has room again", SECONDS + 3)
+    for one in held:
+        one.close()
+
+
+@refusing
+def test_it_may_connect_to_nobody(made: Scene) -> None:
+    dial = f"import socket; socket.create_connection(({CLOUD4!r}, 7), 2)"
+    done = made.stage.viscum("exec", "faces", "--", "python3", "-c", dial, ok=False)
+    assert done.returncode != 0
