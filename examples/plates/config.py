@@ -13,7 +13,7 @@ from pathlib import Path
 class Config:
     """database: HOST:PORT, empty for none (then what is recognised stays in the spool);
     database_seconds: how long it may take to answer; key: who has it may ask, empty for anybody;
-    limits in bytes and seconds."""
+    limits in bytes and seconds; max_uploads: of all uploads at a time."""
 
     port: int = 80
     tls_port: int = 443
@@ -31,7 +31,9 @@ class Config:
     key: str = ""
     max_bytes: int = 12 << 20
     max_decoded: int = 256 << 20
+    max_uploads: int = 48 << 20
     max_connections: int = 32
+    client_connections: int = 8
     upload_seconds: float = 30.0
     threads: int = 1
 

@@ -19,6 +19,7 @@ class Refused(Exception):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
         self.status = status
+        self.answer = {"error": words, "error_code": status}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def query(words: str, key: str, client: str) -> Query:
     if not (country + found.get("state", "")).replace(",", "").replace("-", "").isalnum():
         raise Refused(400, "parameters country and state are letters, as in country=eu&state=de")
     topn = found.get("topn", "10")
-    if not (topn.isascii() and topn.isdigit() and 1 <= int(topn[:5]) <= 1000):
+    if not (topn.isascii() and topn.isdigit() and len(topn) < 5 and 1 <= int(topn) <= 1000):
         raise Refused(400, "parameter topn is a number from 1 to 1000")
     if found.get("return_image", "0") not in ("0", "1"):
         raise Refused(400, "parameter return_image is 0 or 1")
@@ -69,19 +70,24 @@ def image_of_form(body: bytes, content_type: str) -> bytes:
     if not boundary:
         raise Refused(400, "the Content-Type names no boundary")
     # Every part begins on a line of its own with two dashes and the boundary.
-    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:]:
-        head, _, content = part.partition(b"\r\n\r\n")
-        described = BytesHeaderParser().parsebytes(head.lstrip(b"\r\n") + b"\r\n\r\n")
+    line = b"--" + boundary.encode()
+    end = 0 if body.startswith(line) else body.find(b"\r\n" + line)
+    while end >= 0:
+        start, end = end, body.find(b"\r\n" + line, end + 2)
+        blank = body.find(b"\r\n\r\n", start, end)
+        if end < 0 or blank < 0:
+            break
+        described = BytesHeaderParser().parsebytes(body[start:blank].partition(line)[2].lstrip())
         if described.get_param("name", header="content-disposition") == "image":
-            if not content:
+            if blank + 4 == end:
                 raise Refused(400, "the part named image is empty")
-            return content
+            return body[blank + 4 : end]
     raise Refused(400, "there is no part named image")
 
 
 def image_of_base64(body: bytes) -> bytes:
     """The whole body is base64, maybe in the quotes of JSON. Raises Refused."""
-    words = b"".join(body.split()).strip(b'"')
+    words = body.translate(None, b" \t\r\n").strip(b'"')
     if not words:
         raise Refused(400, "image_bytes is empty; the body is the image in base64")
     try:

@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,23 @@ from viscum.lab import CLOUD4, CLOUD6
 pytestmark = pytest.mark.req("U1")
 
 KEY = "sk_lab"
-MOST, SECONDS, CONNECTIONS = 2 << 20, 2, 6
+MOST, SECONDS = 2 << 20, 2
+CONNECTIONS, EACH = 6, 4
+UPLOADS = 3 * MOST
 QUERY = f"country=eu&secret_key={KEY}"
 URL = f"http://{CLOUD4}/v2/recognize"
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Scene]:
-    with scene(wan_rtt=0) as it:
+    with scene(wan_rtt=0, clients=2) as it:
         it.move(
             PLATES_KEY=KEY,
             PLATES_MAX_BYTES=str(MOST),
             PLATES_UPLOAD_SECONDS=str(SECONDS),
             PLATES_MAX_CONNECTIONS=str(CONNECTIONS),
+            PLATES_CLIENT_CONNECTIONS=str(EACH),
+            PLATES_MAX_UPLOADS=str(UPLOADS),
         )
         yield it
 
@@ -52,10 +57,10 @@ def unshaken(made: Scene, photos: Path) -> Iterator[None]:
 refusing = pytest.mark.usefixtures("unshaken")
 
 
-def curl(made: Scene, *words: str) -> tuple[int, Any]:
+def curl(made: Scene, *words: str, role: str = "ue") -> tuple[int, Any]:
     """Status and answer, which is JSON whatever was asked."""
     argv = ["curl", "-sS", "-m", "20", "-w", r"\n%{http_code} %{content_type}", *words]
-    done = made.lab.run("ue", argv)
+    done = made.lab.run(role, argv)
     text, _, told = done.stdout.rpartition("\n")
     status, _, kind = told.partition(" ")
     assert kind == "application/json", f"{done.stdout[:200]} {done.stderr}"
@@ -128,6 +133,7 @@ def test_over_ipv6_too(made: Scene, photos: Path) -> None:
         (f"secret_key={KEY}", 400, "country is missing"),
         (f"{QUERY}&topn=0", 400, "topn is a number from 1 to 1000"),
         (f"{QUERY}&topn=many", 400, "topn is a number from 1 to 1000"),
+        (f"{QUERY}&topn=01000{'0' * 5000}", 400, "topn is a number from 1 to 1000"),
         (f"{QUERY}&return_image=yes", 400, "return_image is 0 or 1"),
         (f"{QUERY}&camera={'c' * 65}", 400, "camera has at most 64"),
         (f"{QUERY}&camera=%0a", 400, "camera has at most 64"),
@@ -244,8 +250,8 @@ def head(length: int) -> bytes:
     ).encode()
 
 
-def connect(made: Scene) -> socket.socket:
-    made_here = sock(made.lab, "ue", CLOUD4)
+def connect(made: Scene, role: str = "ue") -> socket.socket:
+    made_here = sock(made.lab, role, CLOUD4)
     made_here.connect((CLOUD4, 80))
     return made_here
 
@@ -298,18 +304,59 @@ def test_half_an_upload_is_not_taken_for_a_whole(made: Scene) -> None:
     assert b"ended after 4 of 1000 bytes" in answer
 
 
+def status(made: Scene, role: str) -> int:
+    return curl(made, f"http://{CLOUD4}/status", role=role)[0]
+
+
+def has_room(made: Scene, role: str) -> bool:
+    return status(made, role) == 200
+
+
+def await_room(made: Scene, *roles: str) -> None:
+    """Until these can connect; it takes no longer than a request may."""
+    for role in roles:
+        wait_until(partial(has_room, made, role), f"{role} has room", SECONDS + 3)
+
+
 @refusing
-def test_those_who_take_all_connections_lose_them(made: Scene) -> None:
-    """While they have them another is told at once to come again."""
-    held = [connect(made) for _ in range(CONNECTIONS)]
+def test_who_takes_many_connections_takes_them_from_nobody_else(made: Scene) -> None:
+    """And loses them after a while."""
+    held = [connect(made) for _ in range(EACH)]
     for one in held:
         one.send(head(1000))
+    assert wait_until(lambda: status(made, "ue") == 503, "its share is taken", 1)
+    assert status(made, "ue2") == 200
+    await_room(made, "ue")
+    for one in held:
+        one.close()
 
-    def told() -> int:
-        return curl(made, f"http://{CLOUD4}/status")[0]
 
-    assert wait_until(lambda: (status := told()) == 503 and status, "it is full", 1)
-    wait_until(lambda: told() == 200, "it has room again", SECONDS + 3)
+@refusing
+def test_when_all_connections_are_taken_others_are_told_to_come_again(made: Scene) -> None:
+    held = [connect(made, role) for role in ("ue", "ue2") for _ in range(CONNECTIONS // 2)]
+    for one in held:
+        one.send(head(1000))
+    assert wait_until(lambda: status(made, "ue2") == 503, "all are taken", 1)
+    await_room(made, "ue", "ue2")
+    for one in held:
+        one.close()
+
+
+@refusing
+def test_uploads_of_one_client_leave_memory_for_anothers(made: Scene) -> None:
+    """What an upload says it has counts, before it has come."""
+    held = [connect(made) for _ in range(2)]
+    for one in held:
+        one.send(head(MOST))
+    words = ("-d", "x", f"{URL}_bytes?{QUERY}")
+    busy = (503, "too many uploads")
+    wait_until(lambda: curl(made, *words)[0] == 503, "its share is taken", 1)
+    refused(curl(made, *words), *busy)
+    assert curl(made, *words, role="ue2")[0] == 400  # it has looked at it
+    held.append(connect(made, "ue2"))
+    held[-1].send(head(MOST))
+    wait_until(lambda: curl(made, *words, role="ue2")[0] == 503, "all is taken", 1)
+    wait_until(lambda: curl(made, *words)[0] == 400, "there is room again", SECONDS + 3)
     for one in held:
         one.close()
 
