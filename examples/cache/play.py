@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from cache.origin import Origin
-from kit import Figures, Stage, spec_of, stage
+from kit import Figures, Stage, run, spec_of, stage
 from viscum.lab import CLOUD4, CLOUD6, CLOUD_NAME
 from viscum.lab.plan import AP_WAN4, AP_WAN6, ue4, ue6
 
@@ -166,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from faces.accuracy import Score, score
 from faces.scene import URL, Scene, Told, draw, known, scene
-from kit import Figures
+from kit import Figures, run
 from viscum.lab import CLOUD4
 
 RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
@@ -200,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

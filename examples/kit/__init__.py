@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from kit.figures import Figure, Figures
+from kit.run import run
 from kit.stage import (
+    EXAMPLES,
     Stage,
     await_listening,
     example_dir,
@@ -14,12 +16,14 @@ from kit.stage import (
 )
 
 __all__ = [
+    "EXAMPLES",
     "Figure",
     "Figures",
     "Stage",
     "await_listening",
     "example_dir",
     "installed",
+    "run",
     "spec_of",
     "stage",
     "with_environment",

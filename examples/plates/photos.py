@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 from collections.abc import Callable
 from multiprocessing import Pool
 from pathlib import Path
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--each", type=int, default=4, help="photos of every kind")
     words = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of each process
     draw_all(words.directory, words.seed, words.each)
 
 

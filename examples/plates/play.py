@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import Figures
+from kit import Figures, run
 from plates.client import photos_of
 from plates.own import Pictures, Unusable, pictures_in
 from plates.scene import URL, Scene, draw, link, scene
@@ -182,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

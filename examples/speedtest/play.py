@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable
 from typing import Any
 
-from kit import Figures, Stage, await_listening, stage
+from kit import Figures, Stage, await_listening, run, stage
 from viscum.lab import CLOUD4, CLOUD6
 
 RADIO, WAN = 300e6, 50e6  # bit/s
@@ -136,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

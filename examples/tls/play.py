@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kit import Figures, Stage, await_listening, example_dir, installed, spec_of, stage
+from kit import Figures, Stage, await_listening, example_dir, installed, run, spec_of, stage
 from tls.certificates import Authority
 from viscum.lab import CLOUD4, CLOUD6, CLOUD_NAME
 
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

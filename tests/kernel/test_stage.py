@@ -1,0 +1,116 @@
+"""The stage that examples are played on: what a killed play leaves is taken away by the next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kit import EXAMPLES
+from kit.place import PLACES, clear_up, place
+from viscum.lab import Lab
+
+# Plays until it is told to end, or is ended.
+PLAY = """
+from kit import run, stage
+def main():
+    with stage("test", wan_rtt=0) as made:
+        made.apply('''name = "web"
+command = ["busybox", "httpd", "-f", "-p", "80", "-h", "/usr/share"]
+[steer]
+interfaces = ["wlan0"]
+targets = ["198.18.0.10"]
+''')
+        made.server("cloud", ["sleep", "1000"])
+        print(made.directory, flush=True)
+        input()
+run(main)
+"""
+
+
+@pytest.fixture
+def playing() -> Iterator[subprocess.Popen[str]]:
+    paths = {"PYTHONPATH": str(EXAMPLES)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", PLAY], env=os.environ | paths, text=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    yield child
+    child.kill()
+    child.wait()
+    clear_up()
+
+
+def place_of(child: subprocess.Popen[str]) -> Path:
+    assert child.stdout
+    return Path(child.stdout.readline().strip())
+
+
+def left_of(directory: Path) -> list[str]:
+    """Namespaces (with what runs in them), of services too, and files."""
+    lab = Lab(directory.name)
+    status = lab.status()
+    return [*status.namespaces, *lab._service_namespaces(), *(str(directory),) * directory.exists()]
+
+
+def test_a_killed_play_is_cleared_up_by_the_next(playing: subprocess.Popen[str]) -> None:
+    directory = place_of(playing)
+    playing.kill()
+    playing.wait()
+    assert len(left_of(directory)) == 5
+    clear_up()
+    assert left_of(directory) == []
+
+
+def test_one_that_plays_is_left_alone(playing: subprocess.Popen[str]) -> None:
+    directory = place_of(playing)
+    clear_up()
+    assert len(left_of(directory)) == 5
+    playing.communicate("\n")
+    assert playing.returncode == 0
+    assert left_of(directory) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_one_that_is_told_to_end_clears_up_itself(
+    playing: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    """To the whole group, as a terminal does it."""
+    directory = place_of(playing)
+    os.killpg(playing.pid, number)
+    _, said = playing.communicate()
+    assert playing.returncode == 128 + number
+    assert said == ""
+    assert left_of(directory) == []
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    link, foreign = PLACES / "vx-test-link", PLACES / "vx-test-foreign"
+    try:
+        link.symlink_to(tmp_path)
+        foreign.mkdir()
+        os.chown(foreign, 65534, 65534)
+        clear_up()
+        assert link.is_symlink()
+        assert foreign.is_dir()
+        assert (tmp_path / "kept").exists()
+    finally:
+        link.unlink(missing_ok=True)
+        shutil.rmtree(foreign, ignore_errors=True)
+
+
+def test_a_place_is_new_and_gone_afterwards() -> None:
+    with place("test") as first, place("test") as second:
+        assert first != second
+        clear_up()
+        assert first.is_dir()
+        assert second.is_dir()
+    assert not first.exists()
+    assert not second.exists()
