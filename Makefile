@@ -7,8 +7,8 @@ AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL
 AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $@" >&2; exit 1'
 PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest
-# Most tests wait most of the time: two at once, whichever is free takes the next.
-SPREAD = -n 2 --dist worksteal
+# Most tests wait most of the time: three at once (on two processors), who is free takes the next.
+SPREAD = -n 3 --dist worksteal
 ARGS =
 
 # Those that have something to play
@@ -27,7 +27,7 @@ setup:  ## packages, .venv with the viscum command, the BPF object; quick when a
 demo: setup  ## a real nginx and iperf3 moved onto a router under its clients' feet
 	@$(AS_ROOT) .venv/bin/viscum demo $(ARGS)
 
-test: setup  ## everything (as root, in its own namespaces; about 14 minutes)
+test: setup  ## everything (as root, in its own namespaces; about ten minutes)
 	@$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: setup  ## what needs neither root nor a kernel; seconds
