@@ -6,6 +6,7 @@ thing that is wrong.
 
 from __future__ import annotations
 
+import logging
 import re
 import select
 import ssl
@@ -17,6 +18,9 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 
 from viscum.kernel.prober import Sock, Sockets
 from viscum.kernel.tls import NoHandshake
+
+# It would tell the operator, in its own words, what the answer here says.
+logging.getLogger("quic").disabled = True
 
 PATTERN = re.compile(r"\w+Pattern\(pattern=b?('[^']*')\)")  # a certificate's name, as it shows it
 CERTIFICATE = range(0x100 + 42, 0x100 + 50)  # TLS alerts that speak of one, RFC 9001 4.8
