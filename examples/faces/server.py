@@ -5,7 +5,9 @@ python -m faces.server --port 80
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ from faces.detector import Detector, Unreadable
 from faces.stream import Stream
 from serving.handler import Answer, Refused
 from serving.handler import Handler as BaseHandler
+from serving.limits import Room, Share, client_of
 from serving.options import configured
 from serving.server import Server as BaseServer
 from serving.server import serve
@@ -30,6 +33,7 @@ class Service:
         self.config = config
         self._detector = Detector(config)
         self._lock = threading.Lock()
+        self._room = Share(config.max_streams, config.client_streams)
         self._streams: set[Stream] = set()
         self._answered = self._dropped = 0
         self._ending = False
@@ -55,16 +59,21 @@ class Service:
         with self._lock:
             self._dropped += frames
 
-    def join(self, stream: Stream) -> None:
-        """Raises Refused if there are too many."""
-        with self._lock:
-            if self._ending or len(self._streams) >= self.config.max_streams:
+    @contextlib.contextmanager
+    def streams(self, stream: Stream, client: str) -> Iterator[None]:
+        """For as long as the context lasts. Raises Refused if there are too many."""
+        with self._room.lent(client, 1) as free:
+            if not free:
                 raise Refused(503, "too many streams; try again")
-            self._streams.add(stream)
-
-    def leave(self, stream: Stream) -> None:
-        with self._lock:
-            self._streams.discard(stream)
+            with self._lock:
+                if self._ending:
+                    raise Refused(503, "the server ends; try again")
+                self._streams.add(stream)
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._streams.discard(stream)
 
     def end(self) -> None:
         """Every camera is told to go, so that it can come again elsewhere."""
@@ -87,7 +96,7 @@ class Server(BaseServer):
     def __init__(self, service: Service) -> None:
         """Raises OSError."""
         self.service = service
-        super().__init__(Handler, service.config, service.config.port)
+        super().__init__(Handler, Room(service.config), service.config.port)
 
 
 class Handler(BaseHandler):
@@ -113,20 +122,18 @@ class Handler(BaseHandler):
             return _nothing_here()
         if self.headers.get_content_type() not in KINDS:
             raise Refused(415, "send one JPEG as the body, with Content-Type: image/jpeg")
-        return 200, self.server.service.detect(self.body())
+        with self.body() as jpeg:
+            return 200, self.server.service.detect(jpeg)
 
     def _stream(self) -> None:
-        service = self.server.service
         stream = Stream(self)
         try:
-            service.join(stream)
-            stream.accept()
-            self.close_connection = True
-            stream.run()
+            with self.server.service.streams(stream, client_of(self.client_address[0])):
+                stream.accept()
+                self.close_connection = True
+                stream.run()
         except Refused as refused:
             self.refuse(refused)
-        finally:
-            service.leave(stream)
 
 
 def _nothing_here() -> tuple[int, Answer]:

@@ -13,7 +13,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from serving.handler import Answer, Refused, error
+from serving.handler import Answer, Refused
 
 if TYPE_CHECKING:
     from faces.server import Handler
@@ -152,7 +152,7 @@ class Stream:
         try:
             return self._service.detect(frame)
         except Refused as refused:
-            return error(refused.status, str(refused))
+            return refused.answer
 
     def _say(self, answer: Answer) -> None:
         with self._lock:

@@ -28,11 +28,12 @@ def share(played: Figures, claim: str) -> float:
 
 
 def test_answers_come_sooner_by_a_round_trip_and_more(played: Figures) -> None:
-    for what in ("frame to answer", "one after the other: frame to answer"):
-        edge, cloud = (played.value(f"{what}, {place}") for place in PLACES)
-        assert cloud - edge > 50, what  # ms, of the 60 that the lab sets
+    """The lab sets 60 ms; a frame has to be looked at in both places."""
     assert played.value("… of that, without looking, cloud") > 60
     assert played.value("… of that, without looking, edge") < 60
+    for what in ("frame to answer", "one after the other: frame to answer"):
+        edge, cloud = (played.value(f"{what}, {place}") for place in PLACES)
+        assert edge < cloud, what
 
 
 def test_frames_stay_on_the_box(played: Figures) -> None:
@@ -40,20 +41,19 @@ def test_frames_stay_on_the_box(played: Figures) -> None:
     assert played.value("WAN bytes per frame, cloud") > 20_000
 
 
-def test_one_after_the_other_the_edge_answers_twice_as_many(played: Figures) -> None:
+def test_one_after_the_other_the_edge_answers_more(played: Figures) -> None:
     edge, cloud = (played.value(f"one after the other: frames/s, {place}") for place in PLACES)
-    assert edge > 2 * cloud
+    assert edge > cloud
 
 
-def test_large_frames_are_more_than_the_wan_takes_and_not_more_than_the_edge(
-    played: Figures,
-) -> None:
-    edge, cloud = (share(played, f"frames the network had no room for, {place}, {LARGE}")
-                   for place in PLACES)  # fmt: skip
-    assert edge < 0.05 < 0.2 < cloud
+def test_large_frames_are_more_than_the_wan_takes(played: Figures) -> None:
+    edge, cloud = (
+        share(played, f"frames the network had no room for, {place}, {LARGE}") for place in PLACES
+    )
+    assert played.value(f"WAN bytes per frame, cloud, {LARGE}") * 8 * FPS > WAN
+    assert cloud > 0.1
+    assert edge < cloud / 2
     assert played.value(f"frames/s, edge, {LARGE}") > played.value(f"frames/s, cloud, {LARGE}")
-    sent = played.value(f"WAN bytes per frame, cloud, {LARGE}") * 8 * FPS
-    assert sent > WAN  # what it would take
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from viscum.lab import CLOUD4, CLOUD6
 
 pytestmark = pytest.mark.req("U4")
 
-MOST, SECONDS, CONNECTIONS = 1 << 20, 2, 6
+MOST, SECONDS, CONNECTIONS, EACH = 1 << 20, 2, 6, 4
 URL = f"http://{CLOUD4}/detect"
 JPEG = ("-H", "Content-Type: image/jpeg")
 # Turns, colours and sizes that a JPEG may have, and damage, made of the one that is given.
@@ -37,6 +38,7 @@ image.convert("CMYK").save(f"{directory}/cmyk.jpg")
 image.save(f"{directory}/progressive.jpg", progressive=True)
 image.save(f"{directory}/png.png")
 image.save(f"{directory}/gif.gif")
+Image.new("RGB", (4000, 4000)).save(f"{directory}/flat.jpg", progressive=True)
 image.crop((0, 0, 15, 15)).save(f"{directory}/dot.jpg")
 image.crop((0, 0, 640, 16)).save(f"{directory}/strip.jpg")
 data = bytearray(open(source, "rb").read())
@@ -49,11 +51,12 @@ for name, side in ("large", 8_000), ("bomb", 30_000):
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Scene]:
-    with scene(wan_rtt=0) as it:
+    with scene(wan_rtt=0, clients=2) as it:
         it.move(
             FACES_MAX_BYTES=str(MOST),
             FACES_UPLOAD_SECONDS=str(SECONDS),
             FACES_MAX_CONNECTIONS=str(CONNECTIONS),
+            FACES_CLIENT_CONNECTIONS=str(EACH),
         )
         yield it
 
@@ -87,10 +90,10 @@ def unshaken(made: Scene) -> Iterator[None]:
 refusing = pytest.mark.usefixtures("unshaken")
 
 
-def curl(made: Scene, *words: str) -> tuple[int, Any]:
+def curl(made: Scene, *words: str, role: str = "ue") -> tuple[int, Any]:
     """Status and answer, which is JSON whatever was asked."""
     argv = ["curl", "-sS", "-m", "20", "-w", r"\n%{http_code} %{content_type}", *words]
-    done = made.lab.run("ue", argv)
+    done = made.lab.run(role, argv)
     text, _, told = done.stdout.rpartition("\n")
     status, _, kind = told.partition(" ")
     assert kind == "application/json", f"{done.stdout[:200]} {done.stderr}"
@@ -163,7 +166,7 @@ def test_boxes_stay_within_the_picture(made: Scene, frames: Path) -> None:
         ("gif.gif", "not a JPEG"),
         ("head.jpg", "not a JPEG"),
         ("half.jpg", "broken"),
-        ("large.jpg", "8000 x 8000 pixels; at most 40000000"),
+        ("large.jpg", "8000 x 8000 pixels; at most 16000000"),
         ("bomb.jpg", "900000000 pixels"),
         ("dot.jpg", "15 x 15 pixels, too few"),
     ],
@@ -173,9 +176,11 @@ def test_images(made: Scene, frames: Path, name: str, words: str) -> None:
 
 
 @refusing
-def test_a_picture_without_a_face_is_no_error(made: Scene, frames: Path) -> None:
-    """Nor is one of a strange form."""
-    assert post(made, frames / "strip.jpg")[1]["faces"] == []
+@pytest.mark.parametrize("name", ["strip", "flat"])
+def test_a_picture_without_a_face_is_no_error(made: Scene, frames: Path, name: str) -> None:
+    """Nor is one of a strange form, nor one that takes as much memory as any may."""
+    told = post(made, frames / f"{name}.jpg")
+    assert (told[0], told[1]["faces"]) == (200, [])
 
 
 @refusing
@@ -222,8 +227,8 @@ def head(length: int) -> bytes:
     ).encode()
 
 
-def connect(made: Scene) -> socket.socket:
-    made_here = sock(made.lab, "ue", CLOUD4)
+def connect(made: Scene, role: str = "ue") -> socket.socket:
+    made_here = sock(made.lab, role, CLOUD4)
     made_here.connect((CLOUD4, 80))
     return made_here
 
@@ -277,18 +282,40 @@ def test_half_an_upload_is_not_taken_for_a_whole(made: Scene) -> None:
     assert b"ended after 4 of 1000 bytes" in answer
 
 
+def status(made: Scene, role: str) -> int:
+    return curl(made, f"http://{CLOUD4}/status", role=role)[0]
+
+
 @refusing
-def test_those_who_take_all_connections_lose_them(made: Scene) -> None:
-    """While they have them another is told at once to come again."""
-    held = [connect(made) for _ in range(CONNECTIONS)]
+def test_who_takes_many_connections_takes_them_from_nobody_else(made: Scene) -> None:
+    """And loses them after a while."""
+    held = [connect(made) for _ in range(EACH)]
     for one in held:
         one.send(head(1000))
+    wait_until(lambda: status(made, "ue") == 503, "its share is taken", 1)
+    assert status(made, "ue2") == 200
+    held += [connect(made, "ue2") for _ in range(CONNECTIONS - EACH)]
+    wait_until(lambda: status(made, "ue2") == 503, "all are taken", 1)
+    for role in ("ue", "ue2"):
+        wait_until(partial(has_room, made, role), f"{role} has room again", SECONDS + 3)
+    for one in held:
+        one.close()
 
-    def told() -> int:
-        return curl(made, f"http://{CLOUD4}/status")[0]
 
-    assert wait_until(lambda: (status := told()) == 503 and status, "it is full", 1)
-    wait_until(lambda: told() == 200, "it has room again", SECONDS + 3)
+def has_room(made: Scene, role: str) -> bool:
+    return status(made, role) == 200
+
+
+@refusing
+def test_uploads_of_one_client_leave_memory_for_anothers(made: Scene) -> None:
+    """What an upload says it has counts, before it has come."""
+    held = [connect(made) for _ in range(2)]
+    for one in held:
+        one.send(head(MOST))
+    picture = (*JPEG, "-d", "x", URL)
+    wait_until(lambda: curl(made, *picture)[0] == 503, "its share is taken", 1)
+    refused(curl(made, *picture), 503, "too many uploads")
+    refused(curl(made, *picture, role="ue2"), 400, "not a JPEG")
     for one in held:
         one.close()
 

@@ -19,16 +19,17 @@ from viscum.lab import CLOUD4
 
 pytestmark = pytest.mark.req("U4")
 
-MOST, SECONDS, STREAMS = 1 << 20, 2, 3
+MOST, SECONDS, STREAMS, EACH = 1 << 20, 2, 3, 2
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Scene]:
-    with scene(wan_rtt=0) as it:
+    with scene(wan_rtt=0, clients=2) as it:
         it.move(
             FACES_MAX_BYTES=str(MOST),
             FACES_UPLOAD_SECONDS=str(SECONDS),
             FACES_MAX_STREAMS=str(STREAMS),
+            FACES_CLIENT_STREAMS=str(EACH),
         )
         yield it
 
@@ -62,8 +63,8 @@ def unshaken(made: Scene, jpeg: bytes) -> Iterator[None]:
 alone = pytest.mark.usefixtures("unshaken")
 
 
-def wire(made: Scene, upgrade: bytes = UPGRADE) -> Wire:
-    connection = sock(made.lab, "ue", CLOUD4)
+def wire(made: Scene, upgrade: bytes = UPGRADE, role: str = "ue") -> Wire:
+    connection = sock(made.lab, role, CLOUD4)
     connection.connect((CLOUD4, 80))
     return Wire(connection, upgrade)
 
@@ -188,16 +189,21 @@ def test_one_that_does_not_read_is_hung_up_on(made: Scene) -> None:
 
 @alone
 def test_too_many_streams_are_told_to_come_again(made: Scene, jpeg: bytes) -> None:
-    held = [wire(made) for _ in range(STREAMS)]
+    def refused(role: str) -> None:
+        with wire(made, role=role) as other:
+            assert (other.status, b"too many streams" in other.body) == (503, True)
+
+    held = [wire(made) for _ in range(EACH)]
+    refused("ue")  # who has enough
+    held.append(wire(made, role="ue2"))
+    refused("ue2")  # there are no more
     assert [one.status for one in held] == [101] * STREAMS
-    with wire(made) as other:
-        assert (other.status, b"too many streams" in other.body) == (503, True)
     for one in held:  # who has one is served all the same
         one.send(frame(jpeg))
     assert [one.answer()["frame"] for one in held] == [0] * STREAMS
     held.pop().connection.close()
     wait_until(lambda: made.status()["streams"] < STREAMS, "one has gone")
-    with wire(made) as other:
+    with wire(made, role="ue2") as other:
         assert other.status == 101
     for one in held:
         one.connection.close()
@@ -254,6 +260,7 @@ def test_a_server_that_is_told_to_end_tells_its_cameras(made: Scene, frames: Pat
     camera.read(5)
     os.kill(made.instance()["pid"], signal.SIGTERM)
     camera.read_until("closed")
+    wait_until(lambda: made.stage.status("faces")["state"] == "dead", "it has ended")
     made.stage.viscum("start", "faces")
     end = camera.end()
     assert "1001 (going away) the server ends" in closings(camera)[0]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -36,19 +33,3 @@ class Config:
     client_connections: int = 8
     upload_seconds: float = 30.0
     threads: int = 1
-
-
-def configured(words: Sequence[str] | None = None) -> Config:
-    """Exits with a usage message if something can't be used."""
-    parser = argparse.ArgumentParser(prog="plates", description=__doc__)
-    for field in fields(Config):
-        kind = type(field.default)
-        name = f"PLATES_{field.name.upper()}"
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=kind,
-            default=os.environ.get(name, str(field.default)),  # a string is converted like a word
-            metavar=kind.__name__.upper(),
-            help=f"${name}, by default {str(field.default) or 'none'}",
-        )
-    return Config(**vars(parser.parse_args(words)))

@@ -10,16 +10,9 @@ from email.message import Message
 from email.parser import BytesHeaderParser
 from urllib.parse import parse_qs
 
+from serving.handler import Refused
+
 MAX_CAMERA = 64
-
-
-class Refused(Exception):
-    """Answered with this status and these words, in the shape of OpenALPR's errors."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-        self.answer = {"error": words, "error_code": status}
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from typing import Any
 
 from plates.config import Config
 from plates.courier import Courier, Database
-from plates.intake import Query, Refused
-from plates.limits import Share
+from plates.intake import Query
 from plates.picture import Unreadable
 from plates.reader import Plate, Reader
 from plates.spool import Spool
-
-Answer = dict[str, Any]
+from serving.handler import Answer, Refused
 
 
 class Service:
@@ -26,8 +23,6 @@ class Service:
         self.config = config
         self.spool = Spool(config.spool, config.spool_limit)
         self.courier = Courier(self.spool, Database(config), config.batch_seconds)
-        self.connections = Share(config.max_connections, config.client_connections)
-        self.uploads = Share(config.max_uploads, 2 * config.max_bytes)
         self.reader = Reader(config.max_decoded, config.threads)
         if config.database:
             self.courier.start()

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plates.client import request
-from plates.intake import Refused, image_of_base64, image_of_form, query
-from plates.limits import Share, client_of
+from plates.intake import image_of_base64, image_of_form, query
+from serving.handler import Refused
+from serving.limits import Share, client_of
 
 pytestmark = pytest.mark.req("U1")
 

@@ -3,14 +3,17 @@ be used is refused in words: `{"error": "…", "error_code": 400}`."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
+
+from serving.limits import Patience, client_of
 
 if TYPE_CHECKING:
     from serving.server import Server
@@ -25,29 +28,7 @@ class Refused(Exception):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(words)
         self.status = status
-
-
-def error(status: int, words: str) -> Answer:
-    return {"error": words, "error_code": status}
-
-
-class Patience(io.RawIOBase):
-    """What a connection brings, until a time that is set for each request: a client that sends one
-    byte a second gets no more of it than another."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.until = 0.0
-        self._connection = connection
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self.until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+        self.answer: Answer = {"error": words, "error_code": status}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def setup(self) -> None:
-        self.limits = self.server.limits
+        self.limits = self.server.room.limits
         self.request.settimeout(self.limits.upload_seconds)
         super().setup()
         if self.server.tls:
@@ -77,16 +58,23 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- what is asked for ----------------------------------------------------------------------
 
-    def body(self) -> bytes:
-        """Raises Refused."""
+    @contextlib.contextmanager
+    def body(self) -> Iterator[bytes]:
+        """It counts among what is uploaded for as long as the context lasts. Raises Refused."""
         length = self._length()
+        with self.server.room.uploads.lent(client_of(self.client_address[0]), length) as free:
+            if not free:
+                raise Refused(503, "too many uploads at once; try again")
+            yield self._read(length)
+
+    def _read(self, length: int) -> bytes:
+        """Raises Refused."""
         self._unread = length
         try:
             body = self.rfile.read(length)
         except TimeoutError:
-            raise Refused(
-                408, f"the upload took more than {self.limits.upload_seconds:g} s"
-            ) from None
+            seconds = self.limits.upload_seconds
+            raise Refused(408, f"the upload took more than {seconds:g} s") from None
         self._unread = 0
         if len(body) < length:
             raise Refused(400, f"the upload ended after {len(body)} of {length} bytes")
@@ -122,12 +110,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             status, answer = make()
         except Refused as refused:
-            status, answer = refused.status, error(refused.status, str(refused))
+            status, answer = refused.status, refused.answer
         except ConnectionError:
             raise
         except Exception:
             traceback.print_exc()
-            status, answer = 500, error(500, "the server has failed; its log says more")
+            status, answer = 500, Refused(500, "the server has failed; its log says more").answer
         rest = self._unread != 0 and self.command == "POST"
         if rest:
             self.close_connection = True
@@ -136,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
             self.linger()
 
     def refuse(self, refused: Refused) -> None:
-        self.send(refused.status, error(refused.status, str(refused)))
+        self.send(refused.status, refused.answer)
 
     def send(self, status: int, answer: Answer) -> None:
         self.send_bytes(status, json.dumps(answer).encode(), "application/json")
@@ -159,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses: bad request lines, methods that are not there."""
         self.close_connection = True
-        self.send(int(code), error(int(code), message or "bad request"))
+        self.refuse(Refused(int(code), message or "bad request"))
 
     def linger(self) -> None:
         """A connection closed with unread bytes is reset, and the answer is lost with it."""

@@ -12,22 +12,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from http.server import ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any, Protocol
+from typing import Any
 
-from serving.handler import Handler, error
+from serving.handler import Handler, Refused
+from serving.limits import Room, client_of
 
 ENDING = 10.0  # s for requests in work when the server is told to end
-
-
-class Limits(Protocol):
-    """max_bytes: of a body; upload_seconds: for a whole request."""
-
-    @property
-    def max_bytes(self) -> int: ...
-    @property
-    def max_connections(self) -> int: ...
-    @property
-    def upload_seconds(self) -> float: ...
 
 
 class Busy:
@@ -59,13 +49,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, handler: type[Handler], limits: Limits, port: int, tls: ssl.SSLContext | None = None
+        self, handler: type[Handler], room: Room, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Raises OSError."""
-        self.limits = limits
+        """room: for all clients; servers on several ports may have one together. Raises OSError."""
+        self.room = room
         self.tls = tls
         self.busy = Busy()
-        self._free = threading.Semaphore(limits.max_connections)
         super().__init__(("::", port), handler)
 
     def server_bind(self) -> None:
@@ -84,10 +73,15 @@ class Server(ThreadingHTTPServer):
         return connection, plain
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
+        client = client_of(client_address[0])
+        if self.room.connections.take(client):
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # no more threads
+                self.room.connections.give(client)
+                raise
             return
-        words = json.dumps(error(503, "too many connections; try again")).encode()
+        words = json.dumps(Refused(503, "too many connections; try again").answer).encode()
         head = "HTTP/1.1 503 Busy\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
         head += f"Content-Length: {len(words)}\r\nConnection: close\r\n\r\n"
         request.settimeout(0)
@@ -102,7 +96,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.room.connections.give(client_of(client_address[0]))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is no failure of ours."""
@@ -110,7 +104,7 @@ class Server(ThreadingHTTPServer):
             traceback.print_exc()
 
 
-def serve(name: str, servers: Sequence[Server], at_end: Callable[[], None]) -> None:
+def serve(name: str, servers: Sequence[Server], at_end: Callable[[], None] | None = None) -> None:
     """Until SIGTERM or SIGINT: then what comes is no longer taken, `at_end` is called, and requests
     in work are waited for."""
     ending = threading.Event()
@@ -122,7 +116,8 @@ def serve(name: str, servers: Sequence[Server], at_end: Callable[[], None]) -> N
     ending.wait()
     for server in servers:
         server.shutdown()
-        server.server_close()
-    at_end()
+        server.server_close()  # what comes now goes to the cloud
+    if at_end:
+        at_end()
     for server in servers:
         server.busy.wait(ENDING)

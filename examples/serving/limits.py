@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, Protocol
 
 
 def client_of(address: str) -> str:
@@ -54,6 +54,31 @@ class Share:
         finally:
             if taken:
                 self.give(client, amount)
+
+
+class Limits(Protocol):
+    """In bytes, connections and seconds. max_bytes: of a body; max_uploads: of all that are in
+    work; upload_seconds: for a whole request."""
+
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def max_uploads(self) -> int: ...
+    @property
+    def max_connections(self) -> int: ...
+    @property
+    def client_connections(self) -> int: ...
+    @property
+    def upload_seconds(self) -> float: ...
+
+
+class Room:
+    """There is so much, and no client takes all of it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.connections = Share(limits.max_connections, limits.client_connections)
+        self.uploads = Share(limits.max_uploads, 2 * limits.max_bytes)
 
 
 class Patience(io.RawIOBase):
