@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from game.message import OUT_OF_BAND, info
+from game.message import OUT_OF_BAND
 from game.player import Player
 from kit import Stage, await_listening, spec_of
 from viscum.kernel import netns
@@ -21,7 +20,7 @@ from viscum.lab import CLOUD4, CLOUD6
 
 PORT = 27960
 ADDRESSES = {"IPv4": CLOUD4, "IPv6": CLOUD6}
-IDLE = "5s"  # how long a flow without a packet is one: 60 s in the spec is too long for a play
+IDLE = "15s"  # how long a flow without a packet is one: a minute is too long for a play
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
@@ -49,6 +48,27 @@ def cloud_command() -> list[str]:
     return [*words[:at], "+set", "net_ip", CLOUD4, "+set", "net_ip6", CLOUD6, *words[at:]]
 
 
+class Watcher:
+    """Asks one server again and again, by one flow: whichever server it was at first."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.sock.settimeout(1)
+
+    def players(self) -> dict[str, int]:
+        """Name -> ping in ms, as the server sees it (999: not yet). Raises TimeoutError: a server
+        answers ten such questions of an address at once, and one a second from then on."""
+        for _ in range(10):
+            self.sock.send(OUT_OF_BAND + b"getstatus")
+            try:
+                _, _, *lines = self.sock.recv(65536).decode("latin-1").splitlines()
+            except TimeoutError:
+                continue
+            rows = [line.split(" ", 2) for line in lines]
+            return {name.strip('"'): int(ping) for _, ping, name in rows}
+        raise TimeoutError("no server tells who plays")
+
+
 class Arena:
     def __init__(self, scene: Stage) -> None:
         self.scene, self.lab = scene, scene.lab
@@ -67,6 +87,9 @@ class Arena:
         sock.connect((ADDRESSES[family], PORT))
         return sock
 
+    def watcher(self) -> Watcher:
+        return Watcher(self.socket("ue3"))
+
     def player(self, name: str, family: str = "IPv4") -> Player:
         return Player(name, self.socket("ue", family))
 
@@ -76,40 +99,53 @@ class Arena:
 
     def qstat(self, role: str = "ue2") -> tuple[str, float]:
         """(which server, ms): what quakestat says of the one at the clients' address; ms are whole.
-        A server answers ten such questions of an address at once, and one a second from then on."""
+        Not to be asked more often than a `Watcher` may."""
         argv = ["quakestat", "-raw", ",", "-retry", "1", "-q3s", f"{CLOUD4}:{PORT}"]
         words = self.lab.run(role, argv, check=True).stdout.split(",")
         assert len(words) == 8, words
         return words[2], float(words[6])
-
-    def listed(self) -> dict[str, int]:
-        """Players at the edge, by what its own server tells: name -> ping in ms (999: none yet)."""
-        argv = ("exec", "game", "--", "quakestat", "-P", "-raw", ",", "-q3s", "127.0.0.1")
-        lines = self.scene.viscum(*argv).stdout.splitlines()[1:]
-        rows = [line.rsplit(",", 2) for line in lines if line]
-        return {name: int(ping) for name, _, ping in rows}
 
     def servers(self) -> list[int]:
         """Process ids at the edge, newest generation first."""
         generations = self.scene.status("game")["generations"]
         return [i["pid"] for g in generations for i in g["instances"] if i["pid"]]
 
+    def states(self) -> list[str]:
+        """Of the service's generations, newest first."""
+        return [g["state"] for g in self.scene.status("game")["generations"]]
+
+    def used(self) -> tuple[int, float]:
+        """(bytes, seconds of a processor) of the newest server at the edge, so far."""
+        newest = self.scene.status("game")["generations"][0]["instances"][0]
+        return newest["memory"], newest["cpu"]
+
+    def begin_apply(self, text: str) -> subprocess.Popen[Any]:
+        """As `Stage.apply`, which comes back only when nobody plays on an older server any more."""
+        path = self.scene.directory / "upgrade.toml"
+        path.write_text(text)
+        viscum = str(Path(sys.executable).with_name("viscum"))
+        return self.scene.server("ap", [viscum, "apply", str(path)])
+
     # --- a controller ---------------------------------------------------------------------------
 
     def controller(self) -> None:
         """Starts one; returns when it looks after the host."""
-        directory = self.scene.directory
+        directory, begun = self.scene.directory, self.heard("controller.started")
         # a busy machine is no reason to hold a service back, where it is to be seen
         (directory / "controller.toml").write_text('[guard]\nmode = "off"\n')
-        told = directory / "viscumd.log"
-        with told.open("wb") as log:
+        with (directory / "viscumd.log").open("ab") as log:
             self._controller = self.lab.popen(
                 "ap",
                 [str(Path(sys.executable).with_name("viscumd"))],
                 stderr=log,
                 env=self.lab.environment("ap") | {"VISCUM_CONFIG_DIR": str(directory)},
             )
-        until(lambda: "controller.started" in told.read_text(), "the controller")
+        until(lambda: self.heard("controller.started") > begun, "the controller")
+
+    def heard(self, kind: str) -> int:
+        """How many events of that kind controllers have told so far."""
+        log = self.scene.directory / "viscumd.log"
+        return log.read_text().count(f'"kind":"{kind}"') if log.exists() else 0
 
     def kill_controller(self) -> None:
         assert self._controller is not None

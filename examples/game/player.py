@@ -7,6 +7,7 @@ by, is there. He never moves, so that nobody's luck decides what is measured.
 from __future__ import annotations
 
 import itertools
+import re
 import select
 import socket
 import threading
@@ -20,7 +21,6 @@ from game.message import (
     FRAGMENT_SIZE,
     OUT_OF_BAND,
     Reader,
-    Short,
     Writer,
     connect,
     info,
@@ -37,6 +37,7 @@ QPORTS = itertools.count(10_000)  # tells players behind one address apart
 NOP, GAMESTATE, CONFIG, BASELINE, COMMAND, DOWNLOAD, SNAPSHOT, END = range(1, 9)
 MOVE, SAY, CLIENT_END = 2, 4, 5
 NOT_ACTIVE = 2  # a snapshot's flag
+CHALLENGE = re.compile(r"challengeResponse (-?[0-9]+)")
 SERVER_INFO, SYSTEM_INFO = 0, 1  # of the configuration
 
 
@@ -136,28 +137,29 @@ class Player(threading.Thread):
 
     def _speak(self, now: float) -> None:
         leaving = self._leaving.is_set()
-        if self.state is State.OUTSIDE and not leaving:
+        if leaving:
+            self._said.append("disconnect")
+            for _ in range(3):  # one may be lost, and he does not wait
+                self._move(now)
+            self._become(State.GONE, "left")
+        elif self.state is State.OUTSIDE:
             self._send(OUT_OF_BAND + b"getchallenge")
-        elif self.state is State.CHALLENGED and not leaving:
+        elif self.state is State.CHALLENGED:
             values: dict[str, str | int] = {
                 "protocol": PROTOCOL, "qport": self._qport, "challenge": self._challenge,
                 "cl_guid": uuid4().hex.upper(), "name": self.name, "rate": 25000, "snaps": 20,
             }  # fmt: skip
             self._send(connect(values))
         else:
-            if leaving:
-                self._said.append("disconnect")
             self._move(now)
-        if leaving:
-            self._become(State.GONE, "left")
         in_game = self.state in (State.PRIMED, State.ACTIVE)
         self._next = now + (PACE if in_game else AGAIN)
 
     def _send(self, data: bytes) -> None:
         try:
             self.sock.send(data)
-        except ConnectionRefusedError:
-            pass  # nobody is there: as if it were lost
+        except OSError:
+            pass  # refused, or there is no way: as if it were lost
 
     def _move(self, now: float) -> None:
         """His next message: what he has heard, what he says, and a command that stands still."""
@@ -188,7 +190,7 @@ class Player(threading.Thread):
     def _listen(self) -> None:
         try:
             data = self.sock.recv(65536)
-        except ConnectionRefusedError:
+        except OSError:
             return
         now = time.monotonic()
         if data.startswith(OUT_OF_BAND):
@@ -196,26 +198,25 @@ class Player(threading.Thread):
             return
         if self.state in (State.OUTSIDE, State.CHALLENGED, State.GONE):
             return
-        message = self._whole(data)
-        if message is None:
-            return
         try:
-            self._take(message, now)
-        except Short:
+            message = self._whole(data)
+            if message is not None:
+                self._take(message, now)
+        except (KeyError, ValueError):
             pass  # not from a server of this game; the next one may be
 
     def _answered(self, text: str) -> None:
-        word, _, rest = text.partition(" ")
-        if word == "challengeResponse" and self.state is State.OUTSIDE:
-            self._challenge = int(rest.split()[0])
+        challenge = CHALLENGE.match(text)
+        if challenge and self.state is State.OUTSIDE:
+            self._challenge = int(challenge[1])
             self._become(State.CHALLENGED)
-        elif word == "connectResponse" and self.state is State.CHALLENGED:
+        elif text.startswith("connectResponse") and self.state is State.CHALLENGED:
             self._become(State.CONNECTED)
         elif text.startswith("print\n"):
             self.reason = text.removeprefix("print\n").strip()
 
     def _whole(self, data: bytes) -> bytes | None:
-        """The message, once all pieces are there and if it is a new one."""
+        """The message, once all pieces are there and if it is a new one. Raises Short."""
         sequence = int.from_bytes(data[:4], "little")
         body = data[4:]
         if sequence & FRAGMENT:
@@ -240,7 +241,7 @@ class Player(threading.Thread):
         return scrambled(body, 4, self._challenge ^ sequence, self._said[said])
 
     def _take(self, body: bytes, now: float) -> None:
-        """Raises Short."""
+        """Raises Short, KeyError, ValueError: it is none."""
         message = Reader(body)
         message.number(4)
         while (kind := message.number()) != END:
