@@ -261,6 +261,7 @@ def _ready(
 ) -> prober.Done:
     """How the command went the last time it was run before `end`."""
     begun, pause, told = time.monotonic(), 0.05, False
+    before: prober.Done | None = None
     while True:
         try:
             done = prober.run(beside, argv, max(end - time.monotonic(), pause))
@@ -268,11 +269,15 @@ def _ready(
             return prober.Done(False, server_ended=True)
         except OSError as error:
             return prober.Done(False, prober.in_words(argv, error), hopeless=True)
-        if done.ok or done.server_ended or time.monotonic() + pause >= end:
+        if done.ok or done.server_ended:
             return done
+        if time.monotonic() + pause >= end:
+            # one that time cut off says nothing of why
+            return before if before and not done.output else done
         if not told and time.monotonic() - begun > 1:
             waiting()
             told = True
+        before = done
         time.sleep(pause)
         pause = min(pause * 1.5, 1.0)
 

@@ -384,6 +384,16 @@ def test_an_upgrade_that_is_not_ready_is_taken_back(site: Site) -> None:
     assert site.pid() != old
 
 
+@pytest.mark.req("C3")
+def test_what_it_said_is_told_although_time_cut_its_last_run_off(site: Site) -> None:
+    site.serve("")
+    slow = f"test -e {site.ready} && exec sleep 60; touch {site.ready}; echo has no map; false"
+    run = f'ready = {toml_value(["sh", "-c", slow])}\nenvironment = {{ A = "b" }}'
+    done = site.apply("", run=f'{run}\nstart-timeout = "500ms"')
+    assert done.returncode == 1
+    assert "  | has no map" in done.stderr
+
+
 @pytest.mark.req("C3", "N16")
 def test_a_command_killed_while_it_waits_is_completed_by_the_next(site: Site) -> None:
     site.daemon.stop()
