@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from kit import Figures, Stage, await_listening, stage
+from kit import Figures, Stage, await_listening, run, stage
 from kit.figures import BUILD
 from paper.docker import Docker, docker
 from paper.processes import pids
@@ -201,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

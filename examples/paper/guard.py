@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit import Figures
+from kit import Figures, run
 from kit.figures import BUILD
 from paper.docker import CANNOT
 
@@ -43,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kit import Figures, Stage, stage
+from kit import Figures, Stage, run, stage
 from paper import web
 from viscum.lab import AP_LAN4, CLOUD4
 
@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

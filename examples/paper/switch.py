@@ -8,8 +8,6 @@ import csv
 import hashlib
 import json
 import random
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import Figures, Stage, stage
+from kit import Figures, Stage, run, stage
 from kit.figures import BUILD
 from paper import web
 from paper.processes import kill_service
@@ -109,7 +107,7 @@ def play(scene: Stage, figures: Figures) -> None:
         state("rm", "rm", "web")
     finally:
         watch.end()
-        client.send_signal(signal.SIGKILL)
+        client.kill()
         client.wait()
     output.seek(0)
     report(figures, [json.loads(line) for line in output], deaths)
@@ -144,13 +142,10 @@ def save(looks: list[Look], events: list[tuple[float, str]]) -> None:
 
 def main() -> None:
     figures = Figures("paper-switch")
-    try:
-        with stage("switch", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
-            play(scene, figures)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error}: {error.stderr}")
+    with stage("switch", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
+        play(scene, figures)
     figures.save()
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

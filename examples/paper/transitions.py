@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kit import Figures, Stage, await_listening, stage
+from kit import Figures, Stage, await_listening, run, stage
 from kit.figures import BUILD
 from viscum.kernel.director import attach
 from viscum.kernel.syscalls import in_netns
@@ -157,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from kit import Figures
+from kit import Figures, run
 from kit.stage import EXAMPLES
 from paper.docker import CANNOT
 
@@ -46,4 +46,4 @@ def is_installed(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
