@@ -58,7 +58,8 @@ def part_of(name: str) -> Part:
 class Report:
     def __init__(self) -> None:
         self.run: dict[str, Any] = json.loads(OUTCOMES.read_text())
-        self.measured = Measured(part.figures for part in PARTS)
+        done = {name for name, of in self.run["parts"].items() if of["outcome"] == "done"}
+        self.measured = Measured(part.figures for part in PARTS if part.name in done)
 
     def why_not(self, part: Part) -> str:
         """Why there is nothing of it."""
