@@ -65,7 +65,7 @@ class Detector:
         """The surest face first. Raises Unreadable."""
         with self._lock:
             began = time.perf_counter()
-            picture, width, height = self._decode(jpeg)
+            picture, width, height = picture_of(jpeg, self._config)
             found = self._look(picture)
             took = (time.perf_counter() - began) * 1000
         size = np.array([width, height, width, height])
@@ -91,30 +91,32 @@ class Detector:
         self._net.setInput(cv2.dnn.blobFromImage(picture, 1.0, size, MEAN))
         return self._net.forward()[0, 0]
 
-    def _decode(self, jpeg: bytes) -> tuple[Any, int, int]:
-        """Upright, BGR, maybe smaller, which JPEG decodes at once; and the size it has."""
-        most, sight = self._config.max_pixels, self._config.sight
-        try:
-            with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-                width, height = image.size
-                if width * height > most:
-                    raise Unreadable(f"the image has {width} x {height} pixels; at most {most}")
-                if min(width, height) < LEAST:
-                    raise Unreadable(f"the image has {width} x {height} pixels, too few")
-                scale = sight / max(width, height)
-                image.draft("RGB", (round(width * scale), round(height * scale)))
-                upright = ImageOps.exif_transpose(image.convert("RGB"))
-        except Unreadable:
-            raise
-        except UnidentifiedImageError:
-            raise Unreadable("not a JPEG image") from None
-        except Image.DecompressionBombError as error:
-            raise Unreadable(str(error)) from None
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise Unreadable(f"the image is broken: {error}") from None
-        if (upright.width > upright.height) != (width > height):
-            width, height = height, width
-        return np.ascontiguousarray(np.asarray(upright)[..., ::-1]), width, height
+
+def picture_of(jpeg: bytes, config: Config) -> tuple[Any, int, int]:
+    """Upright, BGR, maybe smaller, which JPEG decodes at once; and the size it has. Raises
+    Unreadable."""
+    most, sight = config.max_pixels, config.sight
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            width, height = image.size
+            if width * height > most:
+                raise Unreadable(f"the image has {width} x {height} pixels; at most {most}")
+            if min(width, height) < LEAST:
+                raise Unreadable(f"the image has {width} x {height} pixels, too few")
+            scale = sight / max(width, height)
+            image.draft("RGB", (round(width * scale), round(height * scale)))
+            upright = ImageOps.exif_transpose(image.convert("RGB"))
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable("not a JPEG image") from None
+    except Image.DecompressionBombError as error:
+        raise Unreadable(str(error)) from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise Unreadable(f"the image is broken: {error}") from None
+    if (upright.width > upright.height) != (width > height):
+        width, height = height, width
+    return np.ascontiguousarray(np.asarray(upright)[..., ::-1]), width, height
 
 
 def _models() -> Path:

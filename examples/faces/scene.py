@@ -19,9 +19,9 @@ URL = f"ws://{CLOUD_NAME}/stream"
 Told = dict[str, Any]  # a line of the camera's
 
 
-def python(program: str, *words: str) -> list[str]:
+def python(*words: str) -> list[str]:
     """The example's own interpreter, with what it needs."""
-    return [str(installed(NAME) / "bin" / "python"), str(example_dir(NAME) / program), *words]
+    return [str(installed(NAME) / "bin" / "python"), *words]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(example_dir(NAME).parent)}
@@ -31,15 +31,18 @@ def draw(directory: Path, shots: int, seed: int, size: str = "640x480") -> dict[
     """Frames, and by name where the faces are."""
     words = ["--downloads", str(installed(NAME) / "downloads"), "--size", size]
     words += ["--shots", str(shots), "--seed", str(seed), str(directory)]
-    subprocess.run(python("frames.py", *words), check=True, env=ENVIRONMENT)
+    subprocess.run(python("-m", "faces.frames", *words), check=True, env=ENVIRONMENT)
     return known(directory)
 
 
 def known(directory: Path) -> dict[str, Told]:
-    """Where the faces are, if that is known."""
+    """Where the faces are, if that is known: as `frames.py` writes it down, or as people do."""
     path = directory / "faces.json"
-    found: dict[str, Told] = json.loads(path.read_text()) if path.exists() else {}
-    return found
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        name: {"kind": "own", "faces": there, "uncounted": []} if isinstance(there, list) else there
+        for name, there in found.items()
+    }
 
 
 class Camera:
@@ -85,13 +88,15 @@ class Scene:
 
     def serve(self, *words: str) -> None:
         """The same program in the cloud, started by hand: the original."""
-        argv = [str(installed(NAME) / "bin" / "python"), "-m", "faces.server", *words]
-        self.stage.server("cloud", argv, env=ENVIRONMENT)
+        self.stage.server("cloud", python("-m", "faces.server", *words), env=ENVIRONMENT)
         await_listening(self.lab, "cloud", 80)
 
     def camera(self, frames: Path, fps: float, count: int = 0) -> Camera:
-        words = python("camera.py", URL, str(frames), "--fps", str(fps), "--count", str(count))
-        return Camera(self.lab.popen("ue", words, stdout=subprocess.PIPE, text=True))
+        words = python("-m", "faces.camera", URL, str(frames))
+        words += ["--fps", str(fps), "--count", str(count)]
+        return Camera(
+            self.lab.popen("ue", words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        )
 
     def status(self) -> Told:
         """What the server that is asked says of itself."""

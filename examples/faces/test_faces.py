@@ -38,7 +38,7 @@ def test_answers_come_sooner_by_a_round_trip_and_more(played: Figures) -> None:
 
 def test_frames_stay_on_the_box(played: Figures) -> None:
     assert played.value("WAN bytes per frame, edge") < 50
-    assert played.value("WAN bytes per frame, cloud") > 20_000
+    assert played.value("WAN bytes per frame, cloud") > 100 * 50
 
 
 def test_one_after_the_other_the_edge_answers_more(played: Figures) -> None:

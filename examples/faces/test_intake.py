@@ -66,7 +66,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("frames")
     draw(directory, 3, 9)
     source = directory / "plain-1-1.jpg"
-    words = [python("")[0], "-c", OTHERS, str(source), str(directory)]
+    words = python("-c", OTHERS, str(source), str(directory))
     subprocess.run(words, check=True, env=ENVIRONMENT)
     whole = source.read_bytes()
     (directory / "head.jpg").write_bytes(whole[:20])

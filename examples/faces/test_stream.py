@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.net import sock
-from faces.scene import ENVIRONMENT, Camera, Scene, draw, python, scene
+from faces.scene import Camera, Scene, draw, scene
 from faces.wire import CLOSE, CONTINUED, PING, PONG, TEXT, UPGRADE, Wire, frame
 from support import wait_until
 from viscum.lab import CLOUD4
@@ -233,22 +232,6 @@ def test_two_cameras_at_once(made: Scene, frames: Path) -> None:
         told = sum(1 + answer["dropped"] for answer in camera.answers)
         assert told == end["sent"] > 20
         assert end["lost"] == 0
-
-
-@alone
-def test_a_video_may_be_streamed_too(made: Scene, frames: Path, tmp_path: Path) -> None:
-    film = tmp_path / "film.avi"
-    make = (
-        "import cv2, pathlib, sys; w = cv2.VideoWriter(sys.argv[2],"
-        " cv2.VideoWriter_fourcc(*'MJPG'), 25, (640, 480));"
-        "[w.write(cv2.imread(str(p))) for p in sorted(pathlib.Path(sys.argv[1]).glob('plain*'))]"
-    )
-    words = [python("")[0], "-c", make, str(frames), str(film)]
-    subprocess.run(words, check=True, env=ENVIRONMENT)
-    camera = made.camera(film, 0)
-    assert camera.end()["sent"] == 6
-    assert [answer["picture"] for answer in camera.answers] == [f"film.avi {n}" for n in range(6)]
-    assert all(len(answer["faces"]) == 1 for answer in camera.answers)
 
 
 def closings(camera: Camera) -> list[str]:
