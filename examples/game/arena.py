@@ -97,7 +97,7 @@ class Arena:
         """So many, all in the game, wherever that is. Raises TimeoutError."""
         return [self.player(f"{name} {n}").enter() for n in range(1, count + 1)]
 
-    def qstat(self, role: str = "ue2") -> tuple[str, float]:
+    def qstat(self, role: str) -> tuple[str, float]:
         """(which server, ms): what quakestat says of the one at the clients' address; ms are whole.
         Not to be asked more often than a `Watcher` may."""
         argv = ["quakestat", "-raw", ",", "-retry", "1", "-q3s", f"{CLOUD4}:{PORT}"]

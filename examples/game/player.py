@@ -6,7 +6,6 @@ by, is there. He never moves, so that nobody's luck decides what is measured.
 
 from __future__ import annotations
 
-import itertools
 import re
 import select
 import socket
@@ -16,26 +15,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import uuid4
 
-from game.message import (
-    FRAGMENT,
-    FRAGMENT_SIZE,
-    OUT_OF_BAND,
-    Reader,
-    Writer,
-    connect,
-    info,
-    scrambled,
-)
+from game.channel import Channel
+from game.message import OUT_OF_BAND, Reader, connect, info
 
 PROTOCOL = 71
 PACE = 1 / 60  # seconds from one command of the player to the next; real clients: 1/30 to 1/125
 AGAIN = 1.0  # seconds, before a question is asked again
 SILENCE = 1.0  # seconds without a snapshot (there are 20 in one), after which he is not in the game
-QPORTS = itertools.count(10_000)  # tells players behind one address apart
 
 # what a server's message is made of, and a client's
 NOP, GAMESTATE, CONFIG, BASELINE, COMMAND, DOWNLOAD, SNAPSHOT, END = range(1, 9)
-MOVE, SAY, CLIENT_END = 2, 4, 5
+MOVE, CLIENT_END = 2, 5
 NOT_ACTIVE = 2  # a snapshot's flag
 CHALLENGE = re.compile(r"challengeResponse (-?[0-9]+)")
 SERVER_INFO, SYSTEM_INFO = 0, 1  # of the configuration
@@ -76,17 +66,7 @@ class Player(threading.Thread):
         self.where = ""
         self.reason = ""
         self.record = Record()
-        self._qport = next(QPORTS) & 0xFFFF
-        self._challenge = 0
-        self._sequence = 1
-        self._heard = 0  # the server's last message
-        self._pieces = b""
-        self._piece_of = 0
-        self._game = 0  # sv_serverid
-        self._commands: dict[int, str] = {0: ""}  # the server's
-        self._command = 0  # … the last of them
-        self._said: list[str] = [""]  # the player's own
-        self._said_heard = 0  # … of which the server has heard
+        self._channel = Channel()
         self._clock = (0.0, 0)  # of this game's last snapshot: when, and the server's time
         self._sent: dict[int, float] = {}  # when commands were sent, by their server's time
         self._next = 0.0
@@ -138,7 +118,7 @@ class Player(threading.Thread):
     def _speak(self, now: float) -> None:
         leaving = self._leaving.is_set()
         if leaving:
-            self._said.append("disconnect")
+            self._channel.say("disconnect")
             for _ in range(3):  # one may be lost, and he does not wait
                 self._move(now)
             self._become(State.GONE, "left")
@@ -146,7 +126,8 @@ class Player(threading.Thread):
             self._send(OUT_OF_BAND + b"getchallenge")
         elif self.state is State.CHALLENGED:
             values: dict[str, str | int] = {
-                "protocol": PROTOCOL, "qport": self._qport, "challenge": self._challenge,
+                "protocol": PROTOCOL, "qport": self._channel.qport,
+                "challenge": self._channel.challenge,
                 "cl_guid": uuid4().hex.upper(), "name": self.name, "rate": 25000, "snaps": 20,
             }  # fmt: skip
             self._send(connect(values))
@@ -163,14 +144,7 @@ class Player(threading.Thread):
 
     def _move(self, now: float) -> None:
         """His next message: what he has heard, what he says, and a command that stands still."""
-        message = Writer()
-        message.number(self._game, 4)
-        message.number(self._heard, 4)
-        message.number(self._command, 4)
-        for number in range(self._said_heard + 1, len(self._said)):
-            message.number(SAY)
-            message.number(number, 4)
-            message.text(self._said[number])
+        message = self._channel.begin()
         when, then = self._clock
         if when and self.state in (State.PRIMED, State.ACTIVE):
             moment = then + int((now - when) * 1000)
@@ -181,11 +155,7 @@ class Player(threading.Thread):
             message.number(moment, 4)
             message.bit(0)  # and nothing but the time
         message.number(CLIENT_END)
-        key = self._challenge ^ self._game ^ self._heard
-        data = scrambled(message.data(), 12, key, self._commands[self._command])
-        header = self._sequence.to_bytes(4, "little") + self._qport.to_bytes(2, "little")
-        self._sequence += 1
-        self._send(header + data)
+        self._send(self._channel.datagram(message))
 
     def _listen(self) -> None:
         try:
@@ -199,7 +169,7 @@ class Player(threading.Thread):
         if self.state in (State.OUTSIDE, State.CHALLENGED, State.GONE):
             return
         try:
-            message = self._whole(data)
+            message = self._channel.message(data)
             if message is not None:
                 self._take(message, now)
         except (KeyError, ValueError):
@@ -208,42 +178,15 @@ class Player(threading.Thread):
     def _answered(self, text: str) -> None:
         challenge = CHALLENGE.match(text)
         if challenge and self.state is State.OUTSIDE:
-            self._challenge = int(challenge[1])
+            self._channel.challenge = int(challenge[1])
             self._become(State.CHALLENGED)
         elif text.startswith("connectResponse") and self.state is State.CHALLENGED:
             self._become(State.CONNECTED)
         elif text.startswith("print\n"):
             self.reason = text.removeprefix("print\n").strip()
 
-    def _whole(self, data: bytes) -> bytes | None:
-        """The message, once all pieces are there and if it is a new one. Raises Short."""
-        sequence = int.from_bytes(data[:4], "little")
-        body = data[4:]
-        if sequence & FRAGMENT:
-            sequence ^= FRAGMENT
-            start = int.from_bytes(body[:2], "little")
-            body = body[4:]
-            if sequence != self._piece_of:
-                self._piece_of, self._pieces = sequence, b""
-            if sequence <= self._heard or start != len(self._pieces):
-                return None
-            self._pieces += body
-            if len(body) == FRAGMENT_SIZE:
-                return None
-            body = self._pieces
-        if sequence <= self._heard or len(body) < 4:
-            return None
-        self._heard = sequence
-        said = Reader(body).number(4)
-        if said >= len(self._said):
-            return None
-        self._said_heard = said
-        return scrambled(body, 4, self._challenge ^ sequence, self._said[said])
-
-    def _take(self, body: bytes, now: float) -> None:
-        """Raises Short, KeyError, ValueError: it is none."""
-        message = Reader(body)
-        message.number(4)
+    def _take(self, message: Reader, now: float) -> None:
+        """Raises KeyError, ValueError (of which Short is one): it is none."""
         while (kind := message.number()) != END:
             if kind == COMMAND:
                 self._told(message.number(4), message.text())
@@ -257,23 +200,18 @@ class Player(threading.Thread):
                 return
 
     def _told(self, number: int, command: str) -> None:
-        if number <= self._command:
-            return
-        self._command = number
-        self._commands = {number: command}
-        if command.startswith("disconnect"):
+        if self._channel.told(number, command) and command.startswith("disconnect"):
             self._become(State.GONE, command.removeprefix("disconnect").strip(' "'))
 
     def _begin(self, message: Reader, now: float) -> None:
         """The game's state, of which he needs the names: which server, which game."""
-        self._command = message.number(4)
-        self._commands.setdefault(self._command, "")
+        self._channel.told(message.number(4))
         while message.number() == CONFIG:
             number, text = message.number(2), message.text()
             if number == SERVER_INFO:
                 self.where = info(text)["sv_hostname"]
             elif number == SYSTEM_INFO:
-                self._game = int(info(text)["sv_serverid"])
+                self._channel.game = int(info(text)["sv_serverid"])
                 break
         self._clock = (0.0, 0)
         self._sent.clear()
