@@ -4,7 +4,7 @@ SHELL = /bin/sh
 AS_ROOT = $(AS_ROOT_BY_$(BY))
 BY := $(shell if [ "$$(id -u)" -eq 0 ]; then echo SELF; else command -v sudo >/dev/null && echo SUDO; fi)
 AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL
-AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $@" >&2; exit 1'
+AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $(MAKECMDGOALS)" >&2; exit 1'
 PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest
 # Most tests wait most of the time: three at once (on two processors), who is free takes the next.
@@ -16,6 +16,13 @@ EXAMPLES = $(patsubst examples/%/play.py,%,$(wildcard examples/*/play.py))
 
 .PHONY: examples $(EXAMPLES:%=example-%)
 .PHONY: help setup demo test unit acceptance vm bench-quick bench-guard bench-controller paper lint format clean
+
+# Asked first: hundreds of megabytes are not to be installed in vain.
+demo test acceptance vm bench-quick bench-controller bench-guard paper: may-be-root
+$(EXAMPLES:%=example-%): may-be-root
+.PHONY: may-be-root
+may-be-root:
+	@$(AS_ROOT) true
 
 help:  ## what there is
 	@echo 'make TARGET [ARGS="more arguments"]'

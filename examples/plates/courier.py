@@ -23,6 +23,7 @@ INSERT = (
     f"INSERT IGNORE INTO plates ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))})"
 )
 BATCH = 100
+LOOK = 5.0  # s until it looks whether another server has died and left something
 FIRST_DELAY, LAST_DELAY = 1.0, 4.0  # s between two tries
 
 
@@ -76,7 +77,7 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         while not self._ending.is_set():
-            self._spool.filled.wait()
+            self._spool.filled.wait(LOOK)
             self._spool.filled.clear()
             self._ending.wait(self._wait)  # what comes meanwhile goes along
             if not self.deliver():

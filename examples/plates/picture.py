@@ -18,7 +18,7 @@ from plates.config import Config
 
 # What is read, and the most bytes that a pixel takes while it is decoded: a progressive JPEG's
 # coefficients, RGBA and the same premultiplied, four canvases of libwebp and Pillow.
-COST = {"JPEG": 9, "PNG": 10, "WEBP": 18}
+COST = {"JPEG": 10, "PNG": 10, "WEBP": 18}
 # A larger picture is read at a fraction of its size, which JPEG decodes at once.
 ENOUGH = 1600
 SHRINKS = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that keep their quality when they are shrunk

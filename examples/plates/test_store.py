@@ -154,6 +154,22 @@ def test_kills_and_restarts_while_photos_come_lose_and_double_nothing(
     assert sorted(of(made, "storm")) == cameras
 
 
+def test_what_another_server_leaves_when_it_dies_is_delivered(made: Scene, photo: Path) -> None:
+    """By one that has looked before and found it in the other's hands, and to which nothing comes:
+    as in an upgrade, when both run for a while."""
+    spool = made.stage.directory / "shared"
+    original = made.serve(port=8080, spool=spool, batch_seconds=1000)
+    assert post(made, photo, "left-1", 8080, "cloud")[0] == 200
+    other = made.serve(port=8081, spool=spool, batch_seconds=0)
+    assert post(made, photo, "left-2", 8081, "cloud")[0] == 200
+    wait_until(lambda: of(made, "left") == ["left-2"], "it has looked", 10)
+    original.kill()
+    original.wait()
+    wait_until(lambda: len(of(made, "left")) == 2, "it looks again", 20)
+    other.terminate()
+    assert other.wait(20) == 0
+
+
 def test_another_servers_certificate_gets_nothing(made: Scene, photo: Path) -> None:
     """Not even the password; and the upgrade that puts it right takes what waits along."""
     certificate(made.edge, "other", f"IP:{ADDRESS}")
