@@ -3,7 +3,8 @@ SHELL = /bin/sh
 .DEFAULT_GOAL = help
 AS_ROOT = $(AS_ROOT_BY_$(BY))
 BY := $(shell if [ "$$(id -u)" -eq 0 ]; then echo SELF; else command -v sudo >/dev/null && echo SUDO; fi)
-AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL
+AS_ROOT_BY_SELF = sh scripts/as-root
+AS_ROOT_BY_SUDO = sudo --preserve-env=VISCUM_REQUIRE_ALL sh scripts/as-root
 AS_ROOT_BY_ = sh -c 'echo "not root and no sudo; next: as root, make $(MAKECMDGOALS)" >&2; exit 1'
 PY = .venv/bin/python
 PYTEST = $(AS_ROOT) $(PY) -m pytest

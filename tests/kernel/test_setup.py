@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from importlib.util import cache_from_source
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import leaks, machine_state, need_program
+from support import leaks, machine_state, need_program, wait_until
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", ".hypothesis", "*.o")
@@ -131,3 +132,33 @@ def test_without_root_and_sudo_it_says_what_to_do(target: str) -> None:
     words, make_s = done.stderr.splitlines()
     assert words == f"not root and no sudo; next: as root, make {target}"
     assert make_s.startswith("make: ***")
+
+
+@pytest.mark.req("N1")
+def test_what_root_makes_in_a_users_checkout_is_the_users(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.chown(tmp_path, 65534, 65534)
+    words = "mkdir -p build/examples; touch build/examples/figures .git/index; exit 3"
+    script = ROOT / "scripts" / "as-root"
+    done = subprocess.run(["sh", script, "sh", "-c", words], cwd=tmp_path, check=False)
+    assert done.returncode == 3
+    owners = {str(p.relative_to(tmp_path)): p.lstat().st_uid for p in tmp_path.rglob("*")}
+    assert owners.pop(".git") == owners.pop(".git/index") == 0
+    assert set(owners) == {"build", "build/examples", "build/examples/figures", "link"}
+    assert set(owners.values()) == {65534}
+    assert os.stat("/etc/passwd").st_uid == 0
+
+
+@pytest.mark.req("N1")
+def test_an_interrupted_command_of_roots_is_waited_for(tmp_path: Path) -> None:
+    """It takes away what it has made, and then the user gets the rest."""
+    os.chown(tmp_path, 65534, 65534)
+    words = "trap 'touch cleared; exit 5' INT; touch ready; while :; do sleep 0.01; done"
+    child = subprocess.Popen(
+        ["sh", ROOT / "scripts" / "as-root", "sh", "-c", words], cwd=tmp_path, process_group=0
+    )
+    wait_until((tmp_path / "ready").exists, "it runs")
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.wait(10) == 5
+    assert (tmp_path / "cleared").stat().st_uid == 65534
