@@ -31,11 +31,15 @@ class Newest:
         self._answered = 0
         self._closed = False
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: bytes) -> bool:
+        """False if it is closed."""
         with self._changed:
+            if self._closed:
+                return False
             self._frame = frame
             self._count += 1
             self._changed.notify()
+            return True
 
     def close(self) -> None:
         """What is there can still be taken."""
@@ -120,7 +124,8 @@ class Stream:
                 if frame.opcode in (Opcode.BINARY, Opcode.CONT):
                     parts.append(frame.data)
                     if frame.fin:
-                        self._newest.put(b"".join(parts))
+                        if not self._newest.put(b"".join(parts)):
+                            return None
                         parts.clear()
                 if not parts:
                     self._handler.patient(self._handler.limits.upload_seconds)
@@ -145,8 +150,8 @@ class Stream:
                 if self._protocol.state is State.OPEN:
                     self._protocol.send_close(*self._close)
                     self._flush()
-        except OSError:  # it does not take its answers, or has gone: the reader has to know
-            self._handler.hang_up()
+        except OSError:
+            self._newest.close()  # it does not take its answers, or has gone
 
     def _answer(self, frame: bytes) -> Answer:
         try:

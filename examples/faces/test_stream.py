@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -176,14 +177,31 @@ def test_one_that_goes_in_the_middle_of_a_frame_is_forgotten(made: Scene, jpeg: 
         assert made.status()["streams"] == 1
 
 
+def flood(camera: Wire, data: bytes) -> None:
+    """Sends and never reads. Raises ConnectionError when it is hung up on, as it should be."""
+    camera.connection.settimeout(4 * SECONDS)
+    end = time.monotonic() + 4 * SECONDS
+    while time.monotonic() < end:
+        camera.send(data)
+    raise AssertionError("nobody minded")
+
+
 @alone
 def test_one_that_does_not_read_is_hung_up_on(made: Scene) -> None:
     """It holds no more than what the kernel keeps for it, and not for long."""
-    with wire(made) as camera:
-        camera.connection.settimeout(4 * SECONDS)
-        pings = frame(bytes(125), PING) * 1000
-        with pytest.raises(ConnectionError):
-            camera.send(*([pings] * 1000))
+    with wire(made) as camera, pytest.raises(ConnectionError):
+        flood(camera, frame(bytes(125), PING) * 1000)
+
+
+@alone
+def test_one_that_sends_many_messages_delays_others_by_little(made: Scene, jpeg: bytes) -> None:
+    with wire(made) as many, wire(made, role="ue2") as camera:
+        many.connection.settimeout(0.01)
+        for _ in range(20):
+            with contextlib.suppress(TimeoutError):
+                many.send(frame(b"x") * 10_000)
+            camera.send(frame(jpeg))
+            assert len(camera.answer()["faces"]) == 1
 
 
 @alone

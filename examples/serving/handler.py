@@ -159,12 +159,5 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def hang_up(self) -> None:
-        """At once, whoever reads or writes."""
-        try:
-            self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the client was first
-
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """One line a request would fill the log of a box."""
