@@ -6,6 +6,7 @@ nobody knows whether it arrived can be sent once more.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import sys
 import threading
@@ -36,26 +37,29 @@ class Database:
         self._connection: Any = None
 
     def insert(self, records: Sequence[Record]) -> None:
-        """All of them or none. Raises pymysql.MySQLError, OSError."""
+        """All of them or none. Raises what pymysql does, OSError, KeyError for a strange record."""
         if self._connection is None:
             self._connection = self._connect()
         with self._connection.cursor() as cursor:
             cursor.executemany(INSERT, [[r[column] for column in COLUMNS] for r in records])
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it may be broken already
+                connection.close()
 
     def _connect(self) -> Any:
         config = self._config
         host, _, port = config.database.rpartition(":")
+        if config.database_ca:
+            Path(config.database_ca).stat()  # ssl would not say what is missing
         seconds = config.database_seconds
         password = ""
         if config.database_password_file:
             password = Path(config.database_password_file).read_text().strip()
         return pymysql.connect(
-            host=host, port=int(port), user=config.database_user, password=password,
+            host=host.strip("[]"), port=int(port), user=config.database_user, password=password,
             database="plates", autocommit=True, charset="utf8mb4",
             connect_timeout=seconds, read_timeout=seconds, write_timeout=seconds,
             ssl=ssl.create_default_context(cafile=config.database_ca or None),
@@ -95,7 +99,7 @@ class Courier(threading.Thread):
                         self._database.insert(records[start : start + BATCH])
                     segment.delivered()
                     self.delivered += len(records)
-        except (pymysql.MySQLError, OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, it is tried again
             self._database.close()
             words = f"{type(error).__name__}: {error}"
             if words != self.trouble:

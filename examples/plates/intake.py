@@ -8,6 +8,7 @@ import binascii
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
+from hmac import compare_digest
 from urllib.parse import parse_qs
 
 from serving.handler import Refused
@@ -34,12 +35,13 @@ def query(words: str, key: str, client: str) -> Query:
         found = {name: values[-1] for name, values in given.items()}
     except ValueError as error:
         raise Refused(400, f"the query can't be read: {error}") from None
-    if key and found.get("secret_key") != key:
+    if key and not compare_digest(found.get("secret_key", "").encode(), key.encode()):
         raise Refused(401, "invalid secret_key")
     country = found.get("country", "")
     if not country:
         raise Refused(400, "parameter country is missing; for example country=eu")
-    if not (country + found.get("state", "")).replace(",", "").replace("-", "").isalnum():
+    where = (country + found.get("state", "")).replace(",", "").replace("-", "")
+    if not (where.isascii() and where.isalnum()):
         raise Refused(400, "parameters country and state are letters, as in country=eu&state=de")
     topn = found.get("topn", "10")
     if not (topn.isascii() and topn.isdigit() and len(topn) < 5 and 1 <= int(topn) <= 1000):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,13 @@ def ms(answers: Answers, without_reading: bool = False) -> list[float]:
     return [
         1000 * a["seconds"] - (a["processing_time_ms"] if without_reading else 0) for a in answers
     ]
+
+
+def memory(stage: Scene, what: str) -> float:
+    """MiB of the server at the edge. what: VmRSS, VmHWM, see proc(5)."""
+    [pid] = stage.processes()
+    words = Path(f"/proc/{pid}/status").read_text()
+    return int(words.partition(f"{what}:")[2].split()[0]) / 1024
 
 
 def measure(stage: Scene, figures: Figures, where: str, photos: Path) -> None:
@@ -148,9 +156,15 @@ def play(stage: Scene, figures: Figures, own: Pictures | None, seed: int = SEED)
     compared = link(few, photos, stage.stage.directory / "compared")
     frames_as_on_air(stage)
     stage.serve()
+    began = time.monotonic()
     stage.move()
+    figures.add("from apply to the edge's server listening", time.monotonic() - began, "s")
+    figures.add("memory of the server at rest", memory(stage, "VmRSS"), "MiB")
     measure(stage, figures, "edge", compared)
-    accuracy(figures, stage.send(photos), known, whose)
+    answers = stage.send(photos)
+    accuracy(figures, answers, known, whose)
+    figures.add("reading a photo", [a["processing_time_ms"] for a in answers], "ms")
+    figures.add("memory of the server at most", memory(stage, "VmHWM"), "MiB")
     outage(stage, figures, compared)
     stage.stage.viscum("disable", "plates")
     measure(stage, figures, "cloud", compared)

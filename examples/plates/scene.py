@@ -114,6 +114,12 @@ class Scene:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def processes(self) -> list[int]:
+        """Of the server at the edge."""
+        generations = self.stage.status(NAME)["generations"]
+        instances = [one for generation in generations for one in generation["instances"]]
+        return [one["pid"] for one in instances if one["pid"]]
+
     def await_delivered(self, seconds: float = 40) -> None:
         """Until the edge keeps nothing any more. AssertionError if it takes longer."""
         end = time.monotonic() + seconds

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Iterable
@@ -49,6 +50,7 @@ class Spool:
     def __init__(self, directory: Path, limit: int) -> None:
         """Raises OSError."""
         directory.mkdir(parents=True, exist_ok=True)
+        _sync_directory(directory.parent)
         self.directory = directory
         self.limit = limit
         self.filled = threading.Event()  # set when there may be something to deliver
@@ -114,13 +116,13 @@ class Spool:
         """The file to append to. It gets its name when it is locked, lest another take it."""
         if self._file is not None:
             return self._file
-        path = self.directory / f"{time.time_ns():020d}-{os.getpid()}.jsonl"
+        path = self.directory / f"{time.time_ns():020d}-{secrets.token_hex(8)}.jsonl"
         new = path.with_suffix(".new")
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._file, self._end = file, 0
         fcntl.flock(file, fcntl.LOCK_EX)
         new.rename(path)
         _sync_directory(self.directory)
-        self._file, self._end = file, 0
         return file
 
     def _forget(self) -> None:

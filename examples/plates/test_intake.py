@@ -140,6 +140,7 @@ def test_over_ipv6_too(made: Scene, photos: Path) -> None:
         (f"{QUERY}&camera=%0a", 400, "camera has at most 64"),
         (f"{QUERY}&camera=%ff", 400, "can't be read"),
         (f"{QUERY}&state=%27;drop", 400, "country and state"),
+        (f"{QUERY}&state=%C3%BC", 400, "country and state"),
         (f"{QUERY}&{'&'.join('abcdefghijklmnopqrstuvwxyz0123456')}=", 400, "can't be read"),
     ],
 )

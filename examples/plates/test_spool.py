@@ -130,6 +130,40 @@ def test_a_full_disk_refuses_and_what_was_there_stays(tiny: Path) -> None:
 
 
 @pytest.mark.req("U1")
+def test_a_disk_that_fails_costs_no_more_than_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither open files nor a lock that nobody gives back."""
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    spool = Spool(tmp_path, LIMIT)
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as broken:
+        broken.setattr("plates.spool._sync_directory", fail)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Input/output"):
+                spool.append([{"id": "lost"}])
+    assert os.listdir("/proc/self/fd") == before
+    spool.append([{"id": 1}])
+    assert all_of(spool) == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.req("U1")
+def test_a_clock_that_repeats_itself_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a router's without a battery does: every start is at the same time."""
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    spools = [Spool(tmp_path, LIMIT) for _ in range(3)]
+    for number, spool in enumerate(spools):
+        spool.append([{"id": number}])
+    assert sorted(number for spool in spools for number in all_of(spool)) == [0, 1, 2]
+
+
+@pytest.mark.req("U1")
 def test_it_never_takes_more_than_its_limit(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 1000)
     acknowledged = fill(spool, 100)

@@ -15,12 +15,19 @@ from typing import Any
 
 import pytest
 
+from e2e.net import sock
 from plates.mariadb import ADDRESS, PORT, certificate
 from plates.scene import Scene, scene
 from support import wait_until
 from viscum.lab import CLOUD4
 
 SECONDS = 3  # for an answer of the database's
+# Protocol 10, a version, a thread, 8 bytes of salt; capabilities without CLIENT_SSL (0x800);
+# latin1, a status, more capabilities; 21 bytes of salt, 10 in between; how to log in.
+GREETING_WITHOUT_TLS = (
+    b"\x0a5.5.5-10.11\0" + b"\1\0\0\0" + b"saltsalt\0" + b"\xff\xf7" + b"\x08\2\0" + b"\xff\x81"
+    b"\x15" + bytes(10) + b"saltsaltsalt\0" + b"mysql_native_password\0"
+)
 
 pytestmark = pytest.mark.req("U1")
 
@@ -115,10 +122,8 @@ def test_a_server_that_is_killed_leaves_it_to_the_next(made: Scene, photo: Path)
 
 
 def kill(scene: Scene) -> None:
-    for generation in scene.stage.status("plates")["generations"]:
-        for instance in generation["instances"]:
-            if instance["pid"]:
-                os.kill(instance["pid"], signal.SIGKILL)
+    for pid in scene.processes():
+        os.kill(pid, signal.SIGKILL)
 
 
 def await_done(count: int, told: Sequence[Future[int]]) -> None:
@@ -183,6 +188,44 @@ def test_another_servers_certificate_gets_nothing(made: Scene, photo: Path) -> N
         made.move()
     made.await_delivered()
     assert of(made, "certificate") == ["certificate"]
+
+
+def test_a_database_without_tls_gets_nothing(made: Scene, photo: Path) -> None:
+    """Whoever is in between could say that there is none."""
+    with sock(made.lab, "cloud", ADDRESS) as fake:
+        fake.bind((ADDRESS, PORT + 1))
+        fake.listen()
+        server = made.serve(port=8082, database=f"{ADDRESS}:{PORT + 1}")
+        assert post(made, photo, "plaintext", 8082, "cloud")[0] == 200
+        victim, _ = fake.accept()
+        with victim:
+            victim.settimeout(20)
+            victim.send(bytes([len(GREETING_WITHOUT_TLS), 0, 0, 0]) + GREETING_WITHOUT_TLS)
+            assert victim.recv(4096) == b""
+    url = f"http://{CLOUD4}:8082/status"
+    told = json.loads(made.lab.run("cloud", ["curl", "-s", "-m", "20", url]).stdout)
+    assert told["waiting"] == 1
+    server.terminate()
+    assert server.wait(20) == 0
+
+
+def test_what_can_not_be_delivered_is_said_and_the_rest_follows(made: Scene, photo: Path) -> None:
+    spool = made.stage.directory / "strange"
+    spool.mkdir()
+    strange = spool / "0.jsonl"
+    strange.write_text('{"id": "of another version"}\n')
+    server = made.serve(port=8083, spool=spool)
+    url = f"http://{CLOUD4}:8083/status"
+
+    def told() -> str:
+        return made.lab.run("cloud", ["curl", "-s", "-m", "20", url]).stdout
+
+    wait_until(lambda: "KeyError: 'taken'" in told(), "it says so", 20)
+    assert post(made, photo, "strange", 8083, "cloud")[0] == 200
+    strange.unlink()
+    wait_until(lambda: of(made, "strange") == ["strange"], "the rest is delivered", 20)
+    server.terminate()
+    assert server.wait(20) == 0
 
 
 def test_it_may_connect_to_its_database_and_to_nothing_else(made: Scene) -> None:
