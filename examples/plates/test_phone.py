@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from e2e.browser import Complaints, browsers
 from plates.mariadb import certificate
@@ -144,6 +144,39 @@ def test_what_can_not_be_read_is_said_and_not_sent_again(
     page.reload()
     expect(page.locator("#state")).to_have_text("all photos are read", timeout=WAIT)
     expect(page.locator("#results li")).to_have_count(0)
+
+
+def test_a_photo_that_is_taken_while_another_is_sent_follows_it(
+    phone: BrowserContext, photos: Path
+) -> None:
+    page, _ = open_page(phone)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        held.append(route)
+        if len(held) > 1:
+            route.continue_()
+
+    page.route("**/v2/recognize?*", hold_the_first)
+    take(page, photos / "plain-1.jpg")
+    expect(page.locator("#results li").first).to_contain_text("reading", timeout=WAIT)
+    take(page, photos / "aslant-1.jpg")
+    expect(page.locator("#results li")).to_have_count(2)
+    held[0].continue_()
+    reads(page, plate_of(photos, "aslant-1.jpg"), plate_of(photos, "plain-1.jpg"))
+
+
+def test_a_photo_is_kept_until_the_page_has_the_key(phone: BrowserContext, photos: Path) -> None:
+    """Which may have been forgotten in the address."""
+    page, _ = open_page(phone)
+    words = {"error": "invalid secret_key", "error_code": 401}
+    page.route("**/v2/recognize?*", lambda route: route.fulfill(status=401, json=words))
+    take(page, photos / "plain-1.jpg")
+    line = page.locator("#results li").first
+    expect(line).to_contain_text("waiting: invalid secret_key", timeout=WAIT)
+    page.unroute_all()
+    page.reload()
+    reads(page, plate_of(photos, "plain-1.jpg"))
 
 
 def test_it_watches(made: Scene, phone: BrowserContext, photos: Path) -> None:

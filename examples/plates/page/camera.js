@@ -81,7 +81,7 @@ async function ask(photo) {
   const response = await fetch(`/v2/recognize?${words}`, request);
   const answer = await response.json();
   if (response.ok) return answer;
-  const later = response.status >= 500 || response.status === 408;
+  const later = response.status >= 500 || [401, 408].includes(response.status);
   throw later ? new Error(answer.error) : new Refused(answer.error);
 }
 
@@ -93,7 +93,9 @@ async function send() {
   sending = true;
   clearTimeout(timer);
   try {
-    for (const number of await photos("readonly", (store) => store.getAllKeys())) {
+    for (;;) {
+      const [number] = await photos("readonly", (store) => store.getAllKeys(null, 1));
+      if (number === undefined) break;
       const photo = await photos("readonly", (store) => store.get(number));
       const where = line(number, photo);
       show(where, [], "reading");
@@ -110,9 +112,10 @@ async function send() {
       await photos("readwrite", (store) => store.delete(number));
     }
     find("state").textContent = "all photos are read";
-  } catch {
+  } catch (error) {
     const left = await photos("readonly", (store) => store.count());
-    find("state").textContent = `no connection; ${left} waiting`;
+    const why = error instanceof TypeError ? "no connection" : error.message;
+    find("state").textContent = `${why}; ${left} waiting`;
     timer = setTimeout(send, AGAIN);
   } finally {
     sending = false;
