@@ -1,5 +1,5 @@
 """A camera: sends frames to be looked at, and prints what it was told, a line of JSON for each
-answer. Pictures of a directory, or a video file, again and again.
+answer. Pictures of a directory, or a video's first minute, again and again.
 
     python camera.py ws://cloud.example/stream FRAMES --fps 25 --count 250
     python camera.py ws://cloud.example/stream FRAMES --fps 0       each once, after the last answer
@@ -26,6 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 
 SUFFIXES = (".jpg", ".jpeg")
 QUALITY = 88  # of a video's frames, as JPEG
+MOST_OF_VIDEO = 1500  # frames of a video, a minute: all are in memory
 UNSENT = 1 << 14  # bytes that may wait in the kernel: more would make every frame older
 PATIENCE = 10.0  # s for an answer, or for a connection
 AGAIN = 0.05  # s between two tries to connect
@@ -49,12 +50,13 @@ def _frames_of_video(source: Path) -> list[Frame]:
 
     video = cv2.VideoCapture(str(source))
     found: list[Frame] = []
-    while True:
+    while len(found) < MOST_OF_VIDEO:
         there, picture = video.read()
         if not there:
-            return found
+            break
         _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
         found.append((f"{source.name} {len(found)}", jpeg.tobytes()))
+    return found
 
 
 @dataclass

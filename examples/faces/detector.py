@@ -104,7 +104,7 @@ def picture_of(jpeg: bytes, config: Config) -> tuple[Any, int, int]:
             if min(width, height) < LEAST:
                 raise Unreadable(f"the image has {width} x {height} pixels, too few")
             scale = sight / max(width, height)
-            image.draft("RGB", (round(width * scale), round(height * scale)))
+            image.draft("RGB", tuple(max(1, round(side * scale)) for side in image.size))
             upright = ImageOps.exif_transpose(image.convert("RGB"))
     except Unreadable:
         raise

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
-from websockets.exceptions import InvalidHandshake, InvalidUpgrade
+from websockets.exceptions import InvalidUpgrade
 from websockets.frames import CloseCode, Opcode
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
@@ -84,7 +85,7 @@ class Stream:
         response = protocol.accept(requests[0])
         if isinstance(protocol.handshake_exc, InvalidUpgrade):
             raise Refused(426, "GET /stream is for WebSocket; for one picture: POST /detect")
-        if isinstance(protocol.handshake_exc, InvalidHandshake):
+        if protocol.handshake_exc:
             raise Refused(response.status_code, f"not a WebSocket: {protocol.handshake_exc}")
         protocol.send_response(response)
         self._flush()
@@ -158,6 +159,9 @@ class Stream:
             return self._service.detect(frame)
         except Refused as refused:
             return refused.answer
+        except Exception:
+            traceback.print_exc()
+            return Refused(500, "the server has failed; its log says more").answer
 
     def _say(self, answer: Answer) -> None:
         with self._lock:
