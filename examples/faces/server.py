@@ -122,8 +122,7 @@ class Handler(BaseHandler):
             return _nothing_here()
         if self.headers.get_content_type() not in KINDS:
             raise Refused(415, "send one JPEG as the body, with Content-Type: image/jpeg")
-        with self.body() as jpeg:
-            return 200, self.server.service.detect(jpeg)
+        return 200, self.server.service.detect(self.body())
 
     def _stream(self) -> None:
         stream = Stream(self)

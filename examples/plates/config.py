@@ -28,7 +28,7 @@ class Config:
     key: str = ""
     max_bytes: int = 12 << 20
     max_decoded: int = 256 << 20
-    max_uploads: int = 48 << 20
+    max_uploads: int = 36 << 20
     max_connections: int = 32
     client_connections: int = 8
     upload_seconds: float = 30.0

@@ -47,13 +47,11 @@ class Handler(BaseHandler):
         if version not in ("v2", "v3") or method not in ("recognize", "recognize_bytes"):
             return _nothing_here()
         asked = query(where.query, service.config.key, self.client_address[0])
-        with self.body() as body:
-            if method == "recognize":
-                image = image_of_form(body, self.headers.get("Content-Type", ""))
-            else:
-                image = image_of_base64(body)
-            del body
-            return 200, service.recognize(image, asked)
+        if method == "recognize":
+            image = image_of_form(self.body(), self.headers.get("Content-Type", ""))
+        else:
+            image = image_of_base64(self.body())
+        return 200, service.recognize(image, asked)
 
     def _send_file(self, path: Path) -> None:
         policy = "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:"

@@ -9,7 +9,7 @@ import json
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +58,13 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- what is asked for ----------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def body(self) -> Iterator[bytes]:
-        """It counts among what is uploaded for as long as the context lasts. Raises Refused."""
+    def body(self) -> bytes:
+        """It counts among what is uploaded until the answer has been sent. Raises Refused."""
         length = self._length()
-        with self.server.room.uploads.lent(client_of(self.client_address[0]), length) as free:
-            if not free:
-                raise Refused(503, "too many uploads at once; try again")
-            yield self._read(length)
+        client = client_of(self.client_address[0])
+        if not self._lent.enter_context(self.server.room.uploads.lent(client, length)):
+            raise Refused(503, "too many uploads at once; try again")
+        return self._read(length)
 
     def _read(self, length: int) -> bytes:
         """Raises Refused."""
@@ -106,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, make: Callable[[], tuple[int, Answer]]) -> None:
         """What `make` returns or refuses; it may call `body`."""
+        with contextlib.ExitStack() as self._lent:
+            self._answer(make)
+
+    def _answer(self, make: Callable[[], tuple[int, Answer]]) -> None:
         self._unread = -1  # the body, if there is one, has not been looked at
         try:
             status, answer = make()
