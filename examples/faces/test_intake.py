@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from e2e.net import sock
+from e2e.stranger import connect, curl, drip, refused, whole
 from faces.scene import ENVIRONMENT, Scene, draw, known, python, scene
 from support import wait_until
 from viscum.lab import CLOUD4, CLOUD6
@@ -91,25 +91,8 @@ def unshaken(made: Scene) -> Iterator[None]:
 refusing = pytest.mark.usefixtures("unshaken")
 
 
-def curl(made: Scene, *words: str, role: str = "ue") -> tuple[int, Any]:
-    """Status and answer, which is JSON whatever was asked."""
-    argv = ["curl", "-sS", "-m", "20", "-w", r"\n%{http_code} %{content_type}", *words]
-    done = made.lab.run(role, argv)
-    text, _, told = done.stdout.rpartition("\n")
-    status, _, kind = told.partition(" ")
-    assert kind == "application/json", f"{done.stdout[:200]} {done.stderr}"
-    return int(status), json.loads(text)
-
-
 def post(made: Scene, path: Path, url: str = URL) -> tuple[int, Any]:
-    return curl(made, *JPEG, "--data-binary", f"@{path}", url)
-
-
-def refused(told: tuple[int, Any], status: int, words: str) -> None:
-    assert told[0] == status, told
-    assert set(told[1]) == {"error", "error_code"}
-    assert told[1]["error_code"] == status
-    assert words in told[1]["error"], told
+    return curl(made.lab, *JPEG, "--data-binary", f"@{path}", url)
 
 
 def the_face(told: tuple[int, Any]) -> dict[str, Any]:
@@ -199,7 +182,7 @@ def test_a_picture_without_a_face_is_no_error(made: Scene, frames: Path, name: s
     ],
 )
 def test_bodies(made: Scene, argv: tuple[str, ...], status: int, words: str) -> None:
-    refused(curl(made, *argv, URL), status, words)
+    refused(curl(made.lab, *argv, URL), status, words)
 
 
 @refusing
@@ -207,7 +190,7 @@ def test_bodies(made: Scene, argv: tuple[str, ...], status: int, words: str) -> 
 def test_other_paths(made: Scene, path: str) -> None:
     for more in (("-d", "x"), ()):
         url = f"http://{CLOUD4}/{path}"
-        refused(curl(made, "--path-as-is", *more, url), 404, "POST /detect")
+        refused(curl(made.lab, "--path-as-is", *more, url), 404, "POST /detect")
 
 
 @refusing
@@ -217,7 +200,7 @@ def test_too_large_an_upload_is_told_so(made: Scene, tmp_path: Path, asks_first:
     large = tmp_path / "large"
     large.write_bytes(bytes(MOST * 4))
     expect = ("-H", "Expect: 100-continue" if asks_first else "Expect:")
-    told = curl(made, *JPEG, *expect, "--data-binary", f"@{large}", URL)
+    told = curl(made.lab, *JPEG, *expect, "--data-binary", f"@{large}", URL)
     refused(told, 413, f"at most {MOST}")
 
 
@@ -228,30 +211,9 @@ def head(length: int) -> bytes:
     ).encode()
 
 
-def connect(made: Scene, role: str = "ue") -> socket.socket:
-    made_here = sock(made.lab, role, CLOUD4)
-    made_here.connect((CLOUD4, 80))
-    return made_here
-
-
-def drip(connection: socket.socket, data: bytes) -> bytes:
-    """Sends a byte now and then until it is answered or hung up on; what came."""
-    connection.settimeout(0.2)
-    for place in range(len(data)):
-        connection.send(data[place : place + 1])
-        try:
-            start = connection.recv(4096)
-        except TimeoutError:
-            continue
-        connection.settimeout(10)
-        with connection.makefile("rb") as rest:
-            return start + (rest.read() if start else b"")
-    raise AssertionError("nobody minded")
-
-
 @refusing
 def test_a_slow_upload_is_told_so(made: Scene) -> None:
-    with connect(made) as slow:
+    with connect(made.lab) as slow:
         slow.send(head(1000))
         began = time.monotonic()
         answer = drip(slow, b"A" * 1000)
@@ -263,39 +225,38 @@ def test_a_slow_upload_is_told_so(made: Scene) -> None:
 
 @refusing
 def test_a_slow_request_is_hung_up_on(made: Scene) -> None:
-    with connect(made) as slow:
+    with connect(made.lab) as slow:
         assert drip(slow, head(1000)) == b""
 
 
 @refusing
 def test_a_client_that_goes_in_the_middle_of_its_upload_is_forgotten(made: Scene) -> None:
-    with connect(made) as gone:
+    with connect(made.lab) as gone:
         gone.send(head(1000) + b"AAAA")
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @refusing
 def test_half_an_upload_is_not_taken_for_a_whole(made: Scene) -> None:
-    with connect(made) as half:
+    with connect(made.lab) as half:
         half.send(head(1000) + b"AAAA")
         half.shutdown(socket.SHUT_WR)
-        with half.makefile("rb") as answer:
-            assert b"ended after 4 of 1000 bytes" in answer.read()
+        assert b"ended after 4 of 1000 bytes" in whole(half)
 
 
 def status(made: Scene, role: str) -> int:
-    return curl(made, f"http://{CLOUD4}/status", role=role)[0]
+    return curl(made.lab, f"http://{CLOUD4}/status", role=role)[0]
 
 
 @refusing
 def test_who_takes_many_connections_takes_them_from_nobody_else(made: Scene) -> None:
     """And loses them after a while."""
-    held = [connect(made) for _ in range(EACH)]
+    held = [connect(made.lab) for _ in range(EACH)]
     for one in held:
         one.send(head(1000))
     wait_until(lambda: status(made, "ue") == 503, "its share is taken", 1)
     assert status(made, "ue2") == 200
-    held += [connect(made, "ue2") for _ in range(CONNECTIONS - EACH)]
+    held += [connect(made.lab, "ue2") for _ in range(CONNECTIONS - EACH)]
     wait_until(lambda: status(made, "ue2") == 503, "all are taken", 1)
     for role in ("ue", "ue2"):
         wait_until(partial(has_room, made, role), f"{role} has room again", SECONDS + 3)
@@ -310,13 +271,13 @@ def has_room(made: Scene, role: str) -> bool:
 @refusing
 def test_uploads_of_one_client_leave_memory_for_anothers(made: Scene) -> None:
     """What an upload says it has counts, before it has come."""
-    held = [connect(made) for _ in range(2)]
+    held = [connect(made.lab) for _ in range(2)]
     for one in held:
         one.send(head(MOST))
     picture = (*JPEG, "-d", "x", URL)
-    wait_until(lambda: curl(made, *picture)[0] == 503, "its share is taken", 1)
-    refused(curl(made, *picture), 503, "too many uploads")
-    refused(curl(made, *picture, role="ue2"), 400, "not a JPEG")
+    wait_until(lambda: curl(made.lab, *picture)[0] == 503, "its share is taken", 1)
+    refused(curl(made.lab, *picture), 503, "too many uploads")
+    refused(curl(made.lab, *picture, role="ue2"), 400, "not a JPEG")
     for one in held:
         one.close()
 

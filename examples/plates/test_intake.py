@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import select
 import socket
 import struct
 import time
@@ -12,11 +11,10 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from e2e.net import sock
+from e2e.stranger import connect, curl, drip, refused, whole
 from plates.scene import Scene, plate_of, scene
 from support import wait_until
 from viscum.lab import CLOUD4, CLOUD6
@@ -58,23 +56,6 @@ def unshaken(made: Scene, photos: Path) -> Iterator[None]:
 refusing = pytest.mark.usefixtures("unshaken")
 
 
-def curl(made: Scene, *words: str, role: str = "ue") -> tuple[int, Any]:
-    """Status and answer, which is JSON whatever was asked."""
-    argv = ["curl", "-sS", "-m", "20", "-w", r"\n%{http_code} %{content_type}", *words]
-    done = made.lab.run(role, argv)
-    text, _, told = done.stdout.rpartition("\n")
-    status, _, kind = told.partition(" ")
-    assert kind == "application/json", f"{done.stdout[:200]} {done.stderr}"
-    return int(status), json.loads(text)
-
-
-def refused(told: tuple[int, Any], status: int, words: str) -> None:
-    assert told[0] == status, told
-    assert told[1]["error_code"] == status
-    assert words in told[1]["error"], told
-    assert set(told[1]) == {"error", "error_code"}
-
-
 def png(width: int, height: int) -> bytes:
     """A small file that says it is large: gray, all zero."""
     rows = zlib.compress(bytes((width + 1) * 64)) * 1
@@ -93,8 +74,8 @@ def test_both_methods_give_the_same_and_what_openalpr_gives(made: Scene, photos:
     image = photos / "plain-1.jpg"
     coded = photos / "plain-1.base64"
     coded.write_bytes(base64.encodebytes(image.read_bytes()))
-    _, form = curl(made, "-F", f"image=@{image}", f"{URL}?{QUERY}&topn=3")
-    status, told = curl(made, "--data-binary", f"@{coded}", f"{URL}_bytes?{QUERY}&topn=3")
+    _, form = curl(made.lab, "-F", f"image=@{image}", f"{URL}?{QUERY}&topn=3")
+    status, told = curl(made.lab, "--data-binary", f"@{coded}", f"{URL}_bytes?{QUERY}&topn=3")
     assert status == 200
     assert told["data_type"] == "alpr_results"
     assert (told["img_width"], told["img_height"]) == (1600, 1200)
@@ -120,7 +101,7 @@ def test_both_methods_give_the_same_and_what_openalpr_gives(made: Scene, photos:
 def test_over_ipv6_too(made: Scene, photos: Path) -> None:
     image = f"image=@{photos / 'plain-1.jpg'}"
     status, told = curl(
-        made, "-g", "-F", image, f"http://[{CLOUD6}]/v3/recognize?{QUERY}&camera=x6"
+        made.lab, "-g", "-F", image, f"http://[{CLOUD6}]/v3/recognize?{QUERY}&camera=x6"
     )
     assert (status, len(told["results"])) == (200, 1)
 
@@ -146,7 +127,7 @@ def test_over_ipv6_too(made: Scene, photos: Path) -> None:
 )
 def test_parameters(made: Scene, photos: Path, query: str, status: int, words: str) -> None:
     image = f"image=@{photos / 'plain-1.jpg'}"
-    refused(curl(made, "-F", image, f"{URL}?{query}"), status, words)
+    refused(curl(made.lab, "-F", image, f"{URL}?{query}"), status, words)
 
 
 def broken(photos: Path) -> dict[str, bytes]:
@@ -185,13 +166,13 @@ def test_images(
     file = tmp_path / "file"
     file.write_bytes(data if method == "recognize" else base64.b64encode(data))
     how = ("-F", f"image=@{file}") if method == "recognize" else ("--data-binary", f"@{file}")
-    refused(curl(made, *how, f"http://{CLOUD4}/v2/{method}?{QUERY}"), 400, words)
+    refused(curl(made.lab, *how, f"http://{CLOUD4}/v2/{method}?{QUERY}"), 400, words)
 
 
 @refusing
 def test_a_picture_without_a_plate_is_no_error(made: Scene, tmp_path: Path) -> None:
     (tmp_path / "gray.png").write_bytes(png(64, 64))
-    told = curl(made, "-F", f"image=@{tmp_path / 'gray.png'}", f"{URL}?{QUERY}")
+    told = curl(made.lab, "-F", f"image=@{tmp_path / 'gray.png'}", f"{URL}?{QUERY}")
     assert told[0] == 200
     assert told[1]["results"] == []
 
@@ -213,13 +194,13 @@ def test_a_picture_without_a_plate_is_no_error(made: Scene, tmp_path: Path) -> N
     ],
 )
 def test_bodies(made: Scene, argv: tuple[str, ...], status: int, words: str) -> None:
-    refused(curl(made, *argv, f"{URL}?{QUERY}"), status, words)
+    refused(curl(made.lab, *argv, f"{URL}?{QUERY}"), status, words)
 
 
 @refusing
 @pytest.mark.parametrize("body", ["%%%", "abc", '{"image": 1}', '""'])
 def test_bytes_that_are_not_base64(made: Scene, body: str) -> None:
-    refused(curl(made, "-d", body, f"{URL}_bytes?{QUERY}"), 400, "image_bytes")
+    refused(curl(made.lab, "-d", body, f"{URL}_bytes?{QUERY}"), 400, "image_bytes")
 
 
 @refusing
@@ -227,11 +208,10 @@ def test_bytes_that_are_not_base64(made: Scene, body: str) -> None:
     "path", ["", "v1/recognize", "v2/recognize_url", "../server.py", "etc/passwd"]
 )
 def test_other_paths(made: Scene, path: str) -> None:
-    refused(
-        curl(made, "--path-as-is", "-d", "x", f"http://{CLOUD4}/{path}?{QUERY}"), 404, "POST /v2"
-    )
+    url = f"http://{CLOUD4}/{path}"
+    refused(curl(made.lab, "--path-as-is", "-d", "x", f"{url}?{QUERY}"), 404, "POST /v2")
     if path:
-        refused(curl(made, "--path-as-is", f"http://{CLOUD4}/{path}"), 404, "POST /v2")
+        refused(curl(made.lab, "--path-as-is", url), 404, "POST /v2")
 
 
 @refusing
@@ -241,7 +221,7 @@ def test_too_large_an_upload_is_told_so(made: Scene, tmp_path: Path, asks_first:
     large = tmp_path / "large"
     large.write_bytes(bytes(MOST * 4))
     expect = () if asks_first else ("-H", "Expect:")
-    told = curl(made, *expect, "-F", f"image=@{large}", f"{URL}?{QUERY}")
+    told = curl(made.lab, *expect, "-F", f"image=@{large}", f"{URL}?{QUERY}")
     refused(told, 413, f"at most {MOST}")
 
 
@@ -252,29 +232,9 @@ def head(length: int) -> bytes:
     ).encode()
 
 
-def connect(made: Scene, role: str = "ue") -> socket.socket:
-    made_here = sock(made.lab, role, CLOUD4)
-    made_here.connect((CLOUD4, 80))
-    return made_here
-
-
-def drip(connection: socket.socket, data: bytes) -> bytes:
-    """Sends a byte now and then until it is answered or hung up on; what came."""
-    for place in range(len(data)):
-        connection.send(data[place : place + 1])
-        if select.select([connection], [], [], 0.2)[0]:
-            return whole(connection)
-    raise AssertionError("nobody minded")
-
-
-def whole(connection: socket.socket) -> bytes:
-    """All that comes, to the end of the connection."""
-    return b"".join(iter(partial(connection.recv, 4096), b""))
-
-
 @refusing
 def test_a_slow_upload_is_told_so(made: Scene) -> None:
-    with connect(made) as slow:
+    with connect(made.lab) as slow:
         slow.send(head(1000))
         began = time.monotonic()
         answer = drip(slow, b"A" * 1000)
@@ -286,7 +246,7 @@ def test_a_slow_upload_is_told_so(made: Scene) -> None:
 
 @refusing
 def test_a_slow_request_is_hung_up_on(made: Scene) -> None:
-    with connect(made) as slow:
+    with connect(made.lab) as slow:
         began = time.monotonic()
         assert drip(slow, head(1000)) == b""
         assert SECONDS - 1 < time.monotonic() - began < SECONDS + 2
@@ -294,22 +254,21 @@ def test_a_slow_request_is_hung_up_on(made: Scene) -> None:
 
 @refusing
 def test_a_client_that_goes_in_the_middle_of_its_upload_is_forgotten(made: Scene) -> None:
-    with connect(made) as gone:
+    with connect(made.lab) as gone:
         gone.send(head(1000) + b"AAAA")
         gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @refusing
 def test_half_an_upload_is_not_taken_for_a_whole(made: Scene) -> None:
-    with connect(made) as half:
+    with connect(made.lab) as half:
         half.send(head(1000) + b"AAAA")
         half.shutdown(socket.SHUT_WR)
-        answer = whole(half)
-    assert b"ended after 4 of 1000 bytes" in answer
+        assert b"ended after 4 of 1000 bytes" in whole(half)
 
 
 def status(made: Scene, role: str) -> int:
-    return curl(made, f"http://{CLOUD4}/status", role=role)[0]
+    return curl(made.lab, f"http://{CLOUD4}/status", role=role)[0]
 
 
 def has_room(made: Scene, role: str) -> bool:
@@ -325,7 +284,7 @@ def await_room(made: Scene, *roles: str) -> None:
 @refusing
 def test_who_takes_many_connections_takes_them_from_nobody_else(made: Scene) -> None:
     """And loses them after a while."""
-    held = [connect(made) for _ in range(EACH)]
+    held = [connect(made.lab) for _ in range(EACH)]
     for one in held:
         one.send(head(1000))
     assert wait_until(lambda: status(made, "ue") == 503, "its share is taken", 1)
@@ -337,7 +296,7 @@ def test_who_takes_many_connections_takes_them_from_nobody_else(made: Scene) -> 
 
 @refusing
 def test_when_all_connections_are_taken_others_are_told_to_come_again(made: Scene) -> None:
-    held = [connect(made, role) for role in ("ue", "ue2") for _ in range(CONNECTIONS // 2)]
+    held = [connect(made.lab, role) for role in ("ue", "ue2") for _ in range(CONNECTIONS // 2)]
     for one in held:
         one.send(head(1000))
     assert wait_until(lambda: status(made, "ue2") == 503, "all are taken", 1)
@@ -349,18 +308,18 @@ def test_when_all_connections_are_taken_others_are_told_to_come_again(made: Scen
 @refusing
 def test_uploads_of_one_client_leave_memory_for_anothers(made: Scene) -> None:
     """What an upload says it has counts, before it has come."""
-    held = [connect(made) for _ in range(2)]
+    held = [connect(made.lab) for _ in range(2)]
     for one in held:
         one.send(head(MOST))
     words = ("-d", "x", f"{URL}_bytes?{QUERY}")
     busy = (503, "too many uploads")
-    wait_until(lambda: curl(made, *words)[0] == 503, "its share is taken", 1)
-    refused(curl(made, *words), *busy)
-    assert curl(made, *words, role="ue2")[0] == 400  # it has looked at it
-    held.append(connect(made, "ue2"))
+    wait_until(lambda: curl(made.lab, *words)[0] == 503, "its share is taken", 1)
+    refused(curl(made.lab, *words), *busy)
+    assert curl(made.lab, *words, role="ue2")[0] == 400  # it has looked at it
+    held.append(connect(made.lab, "ue2"))
     held[-1].send(head(MOST))
-    wait_until(lambda: curl(made, *words, role="ue2")[0] == 503, "all is taken", 1)
-    wait_until(lambda: curl(made, *words)[0] == 400, "there is room again", SECONDS + 3)
+    wait_until(lambda: curl(made.lab, *words, role="ue2")[0] == 503, "all is taken", 1)
+    wait_until(lambda: curl(made.lab, *words)[0] == 400, "there is room again", SECONDS + 3)
     for one in held:
         one.close()
 
