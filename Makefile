@@ -82,4 +82,4 @@ format: setup  ## let ruff put the code in order
 clean:  ## remove what setup and the tools made in this checkout
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -rf src/viscum/bpf/*.o src/viscum/controller/console/static/vendor
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -117,4 +117,5 @@ class Courier(threading.Thread):
         """One more try, for so long; the rest waits on disk for the next start."""
         self._ending.set()
         self._spool.filled.set()
-        self.join(seconds)
+        if self.is_alive():
+            self.join(seconds)

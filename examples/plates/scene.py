@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kit import Stage, await_listening, example_dir, installed, spec_of, stage
+from kit import (
+    Stage,
+    await_listening,
+    example_dir,
+    installed,
+    spec_of,
+    stage,
+    with_environment,
+)
 from plates.mariadb import ADDRESS, PORT, MariaDB
 from viscum.lab import CLOUD4
 from viscum.lab.plan import CLOUD_NAME
@@ -73,11 +80,7 @@ class Scene:
     def spec(self, **environment: str) -> str:
         """The example's, with its files here and this environment besides or instead."""
         text = spec_of(NAME).replace("/var/lib/plates", str(self.edge))
-        for name, value in environment.items():
-            text = re.sub(f"(?m)^{name} = .*\n", "", text)
-            more = f"[run.environment]\n{name} = {json.dumps(value)}\n"
-            text = text.replace("[run.environment]\n", more)
-        return text
+        return with_environment(text, **environment)
 
     def move(self, **environment: str) -> None:
         """To the edge."""

@@ -81,7 +81,7 @@ class Service:
     def status(self) -> Answer:
         return {
             "site": self.config.site,
-            "database": self.courier.trouble or "ok",
+            "database": (self.courier.trouble or "ok") if self.config.database else "none",
             "waiting": self.spool.count(),
             "delivered": self.courier.delivered,
         }

@@ -52,6 +52,12 @@ def post(
     return int(status), json.loads(text) if int(status) else None, float(seconds)
 
 
+def told_by(scene: Scene, port: int) -> Any:
+    """What a server in the cloud says of itself."""
+    words = ["curl", "-s", "-m", "20", f"http://{CLOUD4}:{port}/status"]
+    return json.loads(scene.lab.run("cloud", words).stdout)
+
+
 def fill(path: Path) -> None:
     """To the disk's last page."""
     with path.open("wb", 0) as file:
@@ -202,9 +208,7 @@ def test_a_database_without_tls_gets_nothing(made: Scene, photo: Path) -> None:
             victim.settimeout(20)
             victim.send(bytes([len(GREETING_WITHOUT_TLS), 0, 0, 0]) + GREETING_WITHOUT_TLS)
             assert victim.recv(4096) == b""
-    url = f"http://{CLOUD4}:8082/status"
-    told = json.loads(made.lab.run("cloud", ["curl", "-s", "-m", "20", url]).stdout)
-    assert told["waiting"] == 1
+    assert told_by(made, 8082)["waiting"] == 1
     server.terminate()
     assert server.wait(20) == 0
 
@@ -215,15 +219,26 @@ def test_what_can_not_be_delivered_is_said_and_the_rest_follows(made: Scene, pho
     strange = spool / "0.jsonl"
     strange.write_text('{"id": "of another version"}\n')
     server = made.serve(port=8083, spool=spool)
-    url = f"http://{CLOUD4}:8083/status"
 
-    def told() -> str:
-        return made.lab.run("cloud", ["curl", "-s", "-m", "20", url]).stdout
+    def said() -> bool:
+        return "KeyError: 'taken'" in told_by(made, 8083)["database"]
 
-    wait_until(lambda: "KeyError: 'taken'" in told(), "it says so", 20)
+    wait_until(said, "it says so", 20)
     assert post(made, photo, "strange", 8083, "cloud")[0] == 200
     strange.unlink()
     wait_until(lambda: of(made, "strange") == ["strange"], "the rest is delivered", 20)
+    server.terminate()
+    assert server.wait(20) == 0
+
+
+def test_without_a_database_it_all_stays_in_the_spool(made: Scene, photo: Path) -> None:
+    server = made.serve(port=8084, database="")
+    assert post(made, photo, "kept", 8084, "cloud")[0] == 200
+    assert told_by(made, 8084)["database"] == "none"
+    server.terminate()
+    assert server.wait(20) == 0
+    server = made.serve(port=8084)
+    wait_until(lambda: of(made, "kept") == ["kept"], "the next one delivers it", 20)
     server.terminate()
     assert server.wait(20) == 0
 
