@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +89,17 @@ def test_one_that_is_told_to_end_clears_up_itself(
     _, said = playing.communicate()
     assert playing.returncode == 128 + number
     assert said == ""
+    assert left_of(directory) == []
+
+
+def test_more_signals_do_not_cut_its_clearing_up_short(playing: subprocess.Popen[str]) -> None:
+    """Somebody who is impatient."""
+    directory = place_of(playing)
+    os.killpg(playing.pid, signal.SIGINT)
+    while playing.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(playing.pid, signal.SIGTERM)
+        time.sleep(0.05)
     assert left_of(directory) == []
 
 
