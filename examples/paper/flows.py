@@ -64,11 +64,12 @@ class Clients:
             self.flows.append(flow)
             await asyncio.sleep(PAUSE)
 
-    async def tcp(self, flow: Flow, least: int = 0) -> None:
+    async def tcp(self, flow: Flow, once: bool = False) -> None:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(*self.target), PATIENCE)
         try:
-            end = flow.begun + (0 if least else self.random.uniform(*LIFE))
-            while flow.asked < least or (time.monotonic() < end and not self.ends.is_set()):
+            end = flow.begun + (0 if once else self.random.uniform(*LIFE))
+            # one that has just connected when all end still asks: unheard, it would count as broken
+            while not flow.asked or (time.monotonic() < end and not self.ends.is_set()):
                 question = b"%d\n" % flow.asked
                 flow.asked += 1
                 writer.write(question)
@@ -81,7 +82,7 @@ class Clients:
             writer.close()
 
     async def short(self, flow: Flow) -> None:
-        await self.tcp(flow, 1)
+        await self.tcp(flow, once=True)
 
     async def udp(self, flow: Flow) -> None:
         loop = asyncio.get_running_loop()

@@ -32,12 +32,13 @@ def below(pid: int) -> list[int]:
     return [one for child in children(pid) for one in (child, *below(child))]
 
 
-def kill_service(scene: Stage, service: str) -> float:
-    """SIGKILL for each; when the last was dead (CLOCK_MONOTONIC, s)."""
+def kill_service(scene: Stage, service: str) -> tuple[float, float]:
+    """SIGKILL for each; when the first was sent and when the last was dead (CLOCK_MONOTONIC, s)."""
     handles = [os.pidfd_open(pid) for pid in reversed(pids(scene, service))]
+    begun = time.monotonic()
     for handle in handles:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
     for handle in handles:
         select.select([handle], [], [])
         os.close(handle)
-    return time.monotonic()
+    return begun, time.monotonic()

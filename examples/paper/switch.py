@@ -82,7 +82,7 @@ def play(scene: Stage, figures: Figures) -> None:
     client = scene.lab.popen("ue", argv, stdout=output)
     watch = Watch(scene)
     events: list[tuple[float, str]] = [(0.0, "cloud")]
-    deaths: list[float] = []
+    deaths: list[tuple[float, float]] = []
 
     def state(name: str, *words: str) -> None:
         if words:
@@ -115,10 +115,15 @@ def play(scene: Stage, figures: Figures) -> None:
     save(watch.looks, events)
 
 
-def report(figures: Figures, downloads: list[dict[str, Any]], deaths: list[float]) -> None:
+def report(
+    figures: Figures, downloads: list[dict[str, Any]], deaths: list[tuple[float, float]]
+) -> None:
     """What was open on the server in the moment it was killed can't be saved by anybody."""
     failed = [d for d in downloads if d["error"]]
-    cut = [d for d in failed if any(d["begun"] <= dead <= d["done"] for dead in deaths)]
+    cut = [
+        d for d in failed if d["from"] != "cloud"
+        and any(d["begun"] <= dead and killed <= d["done"] for killed, dead in deaths)
+    ]  # fmt: skip
     count = f"of {len(downloads)}"
     figures.add("downloads of the edge", sum(d["from"] == "edge" for d in downloads), count)
     figures.add("downloads that failed", len(failed) - len(cut), count)
