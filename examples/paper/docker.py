@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kit import Stage
+from kit.place import PLACES
 from paper.processes import below, children
 
 CANNOT = 3  # exit status of a part that cannot run here; its last line says why
@@ -24,6 +25,9 @@ LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
 # Root file system of the box itself, so that both run the same program, byte for byte.
 BOX = ("-v", "/usr:/usr:ro", "-v", "/etc:/etc:ro", "--tmpfs", "/tmp")
 LINKS = ("bin", "sbin", "lib", "lib64")
+CGROUPS = Path("/sys/fs/cgroup")
+# Where the box runs a containerd, dockerd would use that one, and our containers would be its.
+HIDE = '[ ! -d /run/containerd ] || mount -t tmpfs none /run/containerd; exec "$0" "$@"'
 
 
 class Docker:
@@ -65,18 +69,24 @@ def docker(scene: Stage) -> Iterator[Docker]:
     In a PID and a mount namespace of its own: with their first process all else ends, and no mount
     stays behind.
     """
-    if not shutil.which("dockerd"):
-        print("Docker is not installed; next: apt-get install docker.io", file=sys.stderr)
-        raise SystemExit(CANNOT)
+    for program in ("dockerd", "docker"):
+        if not shutil.which(program):
+            print(f"there is no {program}; next: apt-get install docker.io", file=sys.stderr)
+            raise SystemExit(CANNOT)
     home = scene.directory / "docker"
     home.mkdir(mode=0o700)
-    before = set(_groups())
+    _clear_up_groups()
+    (home / "daemon.json").write_text("{}")  # the box's own would be read otherwise
     places = ["--data-root", f"{home}/data", "--exec-root", f"{home}/run"]
     places += ["--pidfile", f"{home}/pid", "-H", f"unix://{home}/socket"]
+    places += ["--config-file", f"{home}/daemon.json", "--storage-driver", "vfs"]
+    places += ["--exec-opt", "native.cgroupdriver=cgroupfs"]
+    places += ["--cgroup-parent", f"/{scene.directory.name}"]
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    alone += ["sh", "-c", HIDE]
     log = (home / "log").open("wb")
     daemon = subprocess.Popen(
-        [*scene.lab.enter("ap"), *alone, "dockerd", *places, "--storage-driver", "vfs"],
+        [*scene.lab.enter("ap"), *alone, "dockerd", *places],
         stdin=subprocess.DEVNULL, stdout=log, stderr=log,
     )  # fmt: skip
     try:
@@ -90,9 +100,7 @@ def docker(scene: Stage) -> Iterator[Docker]:
             os.kill(pid, signal.SIGKILL)
         daemon.wait()
         log.close()
-        for group in sorted(set(_groups()) - before, key=len, reverse=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(group)
+        _remove_groups(scene.directory.name)
 
 
 def _await(made: Docker, home: Path) -> None:
@@ -109,6 +117,16 @@ def _await(made: Docker, home: Path) -> None:
         time.sleep(0.05)
 
 
-def _groups() -> list[str]:
-    """Control groups of the name that Docker gives its own."""
-    return [str(p) for p in Path("/sys/fs/cgroup").glob("**/docker/**/") if p.is_dir()]
+def _remove_groups(name: str) -> None:
+    """Control groups of this name and all below them."""
+    found = (str(path) for path in CGROUPS.glob(f"**/{name}/**/") if path.is_dir())
+    for group in sorted(found, key=len, reverse=True):
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
+
+
+def _clear_up_groups() -> None:
+    """Those of stages that were killed: their processes and directories are gone already."""
+    for name in {path.name for path in CGROUPS.glob("**/vx-compare-*")}:
+        if not (PLACES / name).exists():
+            _remove_groups(name)
