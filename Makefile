@@ -65,7 +65,8 @@ $(EXAMPLES:%=example-%): example-%: setup
 
 paper: setup  ## what the paper claims, measured: docs/paper.md (about twenty minutes)
 	@sh scripts/setup example paper
-	@for e in $(EXAMPLES); do sh scripts/setup example $$e || echo "paper: without $$e" >&2; done
+	@wanted=$$(PYTHONPATH=examples $(PY) -m paper.measure --examples $(ARGS)) || exit; \
+	  for e in $$wanted; do sh scripts/setup example $$e || echo "paper: without $$e" >&2; done
 	@$(AS_ROOT) env PYTHONPATH=examples $(PY) -m paper.measure $(ARGS); status=$$?; \
 	  PYTHONPATH=src:examples .cache/examples/paper/bin/python -m paper.report && \
 	  $(PYTEST) -n 0 examples/paper && exit $$status

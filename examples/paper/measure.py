@@ -8,6 +8,7 @@ none of the others, and says why.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import kit
 from kit.figures import BUILD
 from kit.stage import EXAMPLES
 from paper.docker import CANNOT
@@ -28,17 +30,24 @@ ROOT = EXAMPLES.parent
 
 @dataclass(frozen=True)
 class Part:
-    """about: minutes; example: whether it is one, with a play of its own."""
+    """about: minutes; example: whether it is one, with a play of its own; series: files of raw data
+    besides its figures."""
 
     name: str
     what: str
     about: float
     example: bool = False
+    series: tuple[str, ...] = ()
 
     @property
     def figures(self) -> str:
         """The name that its figures are kept by."""
         return self.name if self.example else f"paper-{self.name}"
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Files for the report's reader."""
+        return (f"{self.figures}.csv", *self.series)
 
     @property
     def argv(self) -> list[str]:
@@ -48,17 +57,18 @@ class Part:
 
     @property
     def command(self) -> str:
-        return (
-            f"make example-{self.name}" if self.example else f'make paper ARGS="--only {self.name}"'
-        )
+        return f'make paper ARGS="--only {self.name}"'
 
 
 PARTS = (
     Part("rtt", "how far away the edge is", 1),
-    Part("switch", "throughput and WAN bytes while the director is switched", 1),
-    Part("transitions", "what clients notice of 40 transitions", 2),
-    Part("compare", "what a service costs the box, by Viscum and by Docker", 1),
-    Part("guard", "disabling by load", 3.5),
+    Part("switch", "throughput and WAN bytes while the director is switched", 1,
+         series=("paper-switch-series.csv", "paper-switch-events.csv")),
+    Part("transitions", "what clients notice of 40 transitions", 2,
+         series=("paper-transitions-flows.csv",)),
+    Part("compare", "what a service costs the box, by Viscum and by Docker", 1,
+         series=("paper-trees.txt",)),
+    Part("guard", "disabling by load", 3.5, series=("guard-runs.csv", "guard-share.csv")),
     Part("unmodified", "whether servers are as Debian ships them", 0.1),
     Part("plates", "III.C.1: number plates", 2, example=True),
     Part("speedtest", "III.C.2: a speed test", 2, example=True),
@@ -66,7 +76,7 @@ PARTS = (
     Part("faces", "IV: faces in a camera's frames", 2, example=True),
     Part("cache", "a cache in front of its own origin", 1, example=True),
     Part("tls", "a certificate at the edge", 1, example=True),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,10 @@ def commit() -> str:
         "--always",
         "--dirty=+",
     ]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"  # no git here
     return done.stdout.strip() or "unknown"
 
 
@@ -108,8 +121,8 @@ def machine() -> dict[str, Any]:
 
 def run(part: Part) -> Outcome:
     """What it prints goes on to the terminal; of its errors the last line is kept."""
-    for kept in (".json", ".csv"):
-        (BUILD / f"{part.figures}{kept}").unlink(missing_ok=True)
+    for kept in (f"{part.figures}.json", *part.data):
+        (BUILD / kept).unlink(missing_ok=True)
     begun = time.monotonic()
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
     child = subprocess.Popen(part.argv, env=environment, stderr=subprocess.PIPE, text=True)
@@ -119,9 +132,11 @@ def run(part: Part) -> Outcome:
         for line in child.stderr:
             sys.stderr.write(line)
             last = line.strip() or last
-    except KeyboardInterrupt:
-        child.wait()  # it was interrupted as well, and takes away what it has made
-        sys.exit(f"interrupted in {part.name}; next: make paper")
+    except SystemExit:  # by a signal: it takes away what it has made, and heeds no second one
+        child.terminate()
+        child.wait()
+        print(f"interrupted in {part.name}; next: make paper", file=sys.stderr)
+        raise
     status = child.wait()
     outcome = {0: "done", CANNOT: "cannot"}.get(status, "failed")
     why = "" if outcome == "done" else last or f"exit status {status}"
@@ -137,15 +152,38 @@ def earlier() -> dict[str, Any]:
     return found
 
 
+def keep(outcomes: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    new = OUTCOMES.with_suffix(".new")
+    new.write_text(json.dumps({"machine": machine(), "parts": outcomes}, indent=1))
+    new.replace(OUTCOMES)
+
+
+def alone() -> int:
+    """Keeps a second one out of this checkout's figures till the process ends."""
+    lock = os.open(BUILD, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("another make paper measures in this checkout; next: wait for its end")
+    return lock
+
+
 def chosen() -> tuple[Part, ...]:
+    """What the arguments ask for; with --examples, prints it and ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--only", metavar="PART[,PART]", help=", ".join(p.name for p in PARTS))
-    given = parser.parse_args().only
-    wanted = given.split(",") if given else [part.name for part in PARTS]
+    parser.add_argument("--examples", action="store_true", help="say which of them are examples")
+    given = parser.parse_args()
+    wanted = [part.name for part in PARTS] if given.only is None else given.only.split(",")
     for name in wanted:
         if name not in {part.name for part in PARTS}:
             parser.error(f"--only: there is no part {name!r}; next: one of {parser_names()}")
-    return tuple(part for part in PARTS if part.name in wanted)
+    parts = tuple(part for part in PARTS if part.name in wanted)
+    if given.examples:
+        print(*(part.name for part in parts if part.example))
+        sys.exit()
+    return parts
 
 
 def parser_names() -> str:
@@ -155,13 +193,17 @@ def parser_names() -> str:
 def main() -> None:
     parts = chosen()
     BUILD.mkdir(parents=True, exist_ok=True)
+    lock = alone()
     outcomes = earlier()
     left = sum(part.about for part in parts)
     for number, part in enumerate(parts, 1):
         print(f"[{number}/{len(parts)}] {part.name}: {part.what}; {left:.0f} min left", flush=True)
+        outcomes.pop(part.name, None)  # what it says is of figures that go now
+        keep(outcomes)
         outcomes[part.name] = asdict(run(part))
-        OUTCOMES.write_text(json.dumps({"machine": machine(), "parts": outcomes}, indent=1))
+        keep(outcomes)
         left -= part.about
+    os.close(lock)
     failed = [part.name for part in parts if outcomes[part.name]["outcome"] == "failed"]
     for part in parts:
         if why := outcomes[part.name]["why"]:
@@ -171,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    kit.run(main)

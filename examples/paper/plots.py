@@ -53,14 +53,14 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def over_time(series: Path, events: Path, path: Path) -> None:
     """What the client gets and what crosses the WAN, while the operator switches."""
-    looks = rows(series)
+    looks, happened = rows(series), rows(events)
     at = [float(row["seconds"]) for row in looks]
     for column, name, colour in (("client bytes", "the client gets", EDGE),
                                  ("WAN bytes", "crosses the WAN", CLOUD)):  # fmt: skip
         seen = [float(row[column]) for row in looks]
         rate = [8e-6 * (seen[n] - seen[n - 1]) / (at[n] - at[n - 1]) for n in range(1, len(at))]
         plt.plot(at[1:], rate, colour, label=name)
-    for row in rows(events):
+    for row in happened:
         plt.axvline(float(row["seconds"]), color=OTHER, lw=0.8, ls=":")
         plt.text(float(row["seconds"]) + 0.3, 318, row["event"], fontsize=9, color=OTHER)
     plt.ylim(0, 340)
@@ -72,13 +72,13 @@ def over_time(series: Path, events: Path, path: Path) -> None:
 
 def added_up(series: Path, events: Path, path: Path) -> None:
     """Bytes of the same run, added up."""
-    looks = rows(series)
+    looks, happened = rows(series), rows(events)
     at = [float(row["seconds"]) for row in looks]
     for column, name, colour in (("client bytes", "the client has got", EDGE),
                                  ("WAN bytes", "has crossed the WAN", CLOUD)):  # fmt: skip
         first = float(looks[0][column])
         plt.plot(at, [(float(row[column]) - first) / 1e6 for row in looks], colour, label=name)
-    for row in rows(events):
+    for row in happened:
         plt.axvline(float(row["seconds"]), color=OTHER, lw=0.8, ls=":")
     plt.xlabel("seconds")
     plt.ylabel("MB")

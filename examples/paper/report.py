@@ -28,13 +28,6 @@ from paper.measured import Measured, Missing, number
 
 OUT = ROOT / "docs" / "paper"
 PAGE = OUT.with_suffix(".md")
-# Raw data of parts besides their figures
-SERIES = {
-    "switch": ("paper-switch-series.csv", "paper-switch-events.csv"),
-    "transitions": ("paper-transitions-flows.csv",),
-    "compare": ("paper-trees.txt",),
-    "guard": ("guard-runs.csv", "guard-share.csv"),
-}
 PLACES = (("the access point itself", plots.BOX), ("edge", plots.EDGE), ("cloud", plots.CLOUD))
 RTT, COST = "paper-rtt", "paper-compare"
 WAYS = ("a process on the box", "Viscum", "Docker")
@@ -100,8 +93,7 @@ class Report:
             if outcome is None or outcome["outcome"] != "done":
                 yield line(code(part), part.what, self.why_not(part), "–", "–", "–")
                 continue
-            files = [f"{part.figures}.csv", *SERIES.get(part.name, ())]
-            links = " ".join(f"[{name}](paper/{name})" for name in files)
+            links = " ".join(f"[{name}](paper/{name})" for name in part.data)
             took = f"{outcome['took']:.0f} s"
             yield line(
                 code(part), part.what, outcome["when"], f"`{outcome['commit']}`", took, links
@@ -150,7 +142,7 @@ class Report:
         return draw
 
     def pictures(self) -> Iterator[str]:
-        series, events = (BUILD / name for name in SERIES["switch"])
+        series, events = (BUILD / name for name in part_of("paper-switch").series)
         yield "\n## Figures\n"
         yield from self.picture(
             "rtt", "Round trips", "`ping` from the client: the access point itself, what answers "
@@ -161,7 +153,7 @@ class Report:
             RTT, self.distribution(RTT, "page by a new connection", "ms"))  # fmt: skip
         yield from self.picture(
             "switch", "Throughput, on and off", "One client fetches 8 MB again and again, by a new "
-            "connection each time, while the operator types the commands that are named above "
+            "connection each time, while the operator types the commands named in the plot "
             "(`killed`: SIGKILL to the server).",
             "paper-switch", lambda path: plots.over_time(series, events, path))  # fmt: skip
         yield from self.picture(
@@ -195,7 +187,8 @@ class Report:
         if COST not in self.measured.figures or not path.exists():
             yield f"Not drawn: {self.why_not(part_of(COST))}."
             return
-        yield "`ps --forest` of all that is there because of one service, the same busybox httpd.\n"
+        yield "`ps --forest` of all that is there because of one service, the same busybox httpd."
+        yield "Resident memory (RSS) in kB.\n"
         yield f"```\n{path.read_text().strip()}\n```"
 
     def markdown(self) -> str:
@@ -217,7 +210,7 @@ def ratio(claim: Claim, ours: float) -> str:
     if claim.paper is None:
         return "–"
     if claim.paper == 0:
-        return "the same" if ours == 0 else "–"
+        return "the same" if ours == 0 else "not the same"
     return number(ours / claim.paper)
 
 
@@ -226,7 +219,7 @@ def copy_data() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     for part in PARTS:
-        for name in (f"{part.figures}.csv", *SERIES.get(part.name, ())):
+        for name in part.data:
             if (BUILD / name).exists():
                 shutil.copy(BUILD / name, OUT / name)
 
