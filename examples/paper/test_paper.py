@@ -4,6 +4,8 @@ cannot run says why.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -67,6 +69,14 @@ def test_nothing_of_it(part: str, figure: str, measured: Measured) -> None:
     assert value(measured, part, figure) == 0
 
 
+def test_clients_were_at_the_edge_and_in_the_cloud(measured: Measured) -> None:
+    """Or nothing was switched under them."""
+    need("paper-transitions")
+    for what in ("requests", "connections", "UDP flows"):
+        row = measured.row("paper-transitions", f"{what} that the edge answered")
+        assert 0 < row.value < float(row.unit.removeprefix("of "))
+
+
 def test_the_papers_way_to_disable_cuts_flows(measured: Measured) -> None:
     """Or the zero of `disable` would say nothing."""
     claim = "flows open at the edge cut by taking the director off"
@@ -97,7 +107,11 @@ def test_the_page_has_every_claim_and_every_picture() -> None:
     for claim in claims():
         assert claim.says in text
     report = (PAGE.with_suffix("") / "index.html").read_text()
-    assert text.count("![") == report.count('src="data:image/svg+xml') > 5
+    assert text.count("![") == report.count('src="data:image/svg+xml')
+    figures = text.partition("\n## Figures\n")[2].partition("\n## ")[0].split("\n### ")[1:]
+    assert len(figures) > 10
+    for figure in figures:
+        assert re.search(r"^(!\[|```|Not drawn: .)", figure, re.M), figure
     for part in measure.PARTS:
         if outcome(part.figures) in ("failed", "cannot"):
             assert f"{outcome(part.figures)}: " in text
@@ -126,11 +140,47 @@ def test_a_part_that_ends_badly_leaves_a_reason_and_no_old_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(measure, "BUILD", tmp_path)
+    old = ("paper-part.json", "paper-part.csv", "paper-part-series.csv")
     for status, named in ((CANNOT, "cannot"), (1, "failed"), (0, "done")):
-        (tmp_path / "paper-part.json").write_text("[]")
-        found = measure.run(Ends("part", "no such thing", status))
+        for name in old:
+            (tmp_path / name).write_text("[]")
+        found = measure.run(Ends("part", "no such thing", status, series=old[2:]))
         assert (found.outcome, found.why) == (named, "no such thing" if status else "")
-        assert not (tmp_path / "paper-part.json").exists()
+        assert not any((tmp_path / name).exists() for name in old)
+
+
+@pytest.mark.parametrize("given", ["", "rtt,", " rtt", "nonsense"])
+def test_only_of_what_there_is_not(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["measure", "--only", given])
+    with pytest.raises(SystemExit) as ended:
+        measure.chosen()
+    assert ended.value.code == 2
+    assert "there is no part" in capsys.readouterr().err
+
+
+def test_which_examples_are_to_be_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["measure", "--examples", "--only", "rtt,tls,plates"])
+    with pytest.raises(SystemExit):
+        measure.chosen()
+    assert capsys.readouterr().out.split() == ["plates", "tls"]
+
+
+def test_a_second_run_is_told_to_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measure, "BUILD", tmp_path)
+    os.close(measure.alone())
+    held = measure.alone()
+    with pytest.raises(SystemExit, match="another make paper"):
+        measure.alone()
+    os.close(held)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert measure.commit() == "unknown"
 
 
 @pytest.mark.parametrize(
