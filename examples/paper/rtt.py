@@ -29,13 +29,17 @@ def play(scene: Stage, figures: Figures) -> None:
         web.serve(scene, role)
     scene.viscum(*web.run(scene))
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    lost = 0
     for _ in range(ROUNDS):
         for place, address in PLACES.items():
             scene.viscum("disable" if place == "cloud" else "enable", "web")
-            found["ping", place] += scene.ping(address, EACH)
+            answered = scene.ping(address, EACH)
+            lost += EACH - len(answered)
+            found["ping", place] += answered
             connected, there = pages(scene, address)
             found["TCP connection", place] += connected
             found["page by a new connection", place] += there
+    figures.add("pings without an answer", lost, f"of {ROUNDS * len(PLACES) * EACH}")
     for (what, place), values in found.items():
         command = f"ping {PLACES[place]}" if what == "ping" else f"curl http://{PLACES[place]}/"
         figures.add(f"{what}, {place}", values, "ms", given=place == "cloud", command=command)

@@ -60,6 +60,7 @@ ZERO = {
         "new flows failed by viscum disable",
     ),
     "paper-switch": ("downloads that failed",),
+    "paper-rtt": ("pings without an answer",),
     "paper-unmodified": ("files of the servers' packages that are not Debian's",),
 }
 
