@@ -62,6 +62,8 @@ def killed(made: Scene, figures: Figures, frames: Path) -> None:
 def play(made: Scene, figures: Figures, own: Path | None) -> None:
     small, large = own or made.stage.directory / SMALL, made.stage.directory / LARGE
     truth = known(small) if own else draw(small, SHOTS[SMALL], SEED, SMALL)
+    if not own:
+        figures.add("seed of the frames", SEED, "", given=True)
     sizes(figures, "a frame", small)
     if not own:
         draw(large, SHOTS[LARGE], SEED, LARGE)

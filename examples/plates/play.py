@@ -149,6 +149,7 @@ def play(stage: Scene, figures: Figures, own: Pictures | None, seed: int = SEED)
         few = own.names[:: -(-len(own.names) // MOST_COMPARED)]
     else:
         known = draw(photos, EACH, seed)
+        figures.add("seed of the photos", seed, "", given=True)
         source, whose = f"photos.py --seed {seed} --each {EACH}", f"seed {seed}"
         few = tuple(n for n in known if int(n.removesuffix(".jpg").rpartition("-")[2]) <= COMPARED)
     sizes = [float(path.stat().st_size) for path in photos_of(photos)]
