@@ -20,6 +20,7 @@ from paper.docker import Docker, docker
 from paper.processes import pids
 from paper.rtt import pages
 from viscum.lab import AP_LAN4, CLOUD4
+from viscum.lab.processes import NETNS_DIR, processes_in
 
 STARTS, ROUNDS, SECONDS = 7, 5, 2
 HTTPD = ("busybox", "httpd", "-f", "-p", "80", "-h")
@@ -133,8 +134,10 @@ def costs(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
     ours.start()
     theirs.start()
     server = pids(scene, "web")
-    beyond = [pid for pid in started_by_viscum(scene) if pid not in server]
     all_theirs = made.processes()
+    # also what would have cleared its environment
+    there = {*started_by_viscum(scene), *processes_in(NETNS_DIR / scene.lab.ap)}
+    beyond = sorted(there - {*server, *all_theirs, made.daemon.pid})
     (their_server,) = [pid for pid in all_theirs if is_server(pid)]
     others = [pid for pid in all_theirs if pid != their_server]
     TREES.write_text(tree("Viscum", server + beyond) + tree("Docker", all_theirs))
