@@ -23,6 +23,7 @@ from viscum.lab import AP_LAN4, CLOUD4
 from viscum.lab.processes import NETNS_DIR, processes_in
 
 STARTS, ROUNDS, SECONDS = 7, 5, 2
+MANY = 5  # services
 HTTPD = ("busybox", "httpd", "-f", "-p", "80", "-h")
 TREES = BUILD / "paper-trees.txt"
 
@@ -86,9 +87,9 @@ def first_answer(scene: Stage, service: Service, impatient: bool) -> float:
     return 1000 * (float(said) - begun)
 
 
-def throughput(scene: Stage, address: str, port: int) -> float:
-    """Gbit/s from the server to the client."""
-    argv = ["iperf3", "-J", "-R", "-t", str(SECONDS), "-c", address, "-p", str(port)]
+def throughput(scene: Stage, address: str, port: int, *way: str) -> float:
+    """Gbit/s from the client to the server; with -R the other way."""
+    argv = ["iperf3", "-J", *way, "-t", str(SECONDS), "-c", address, "-p", str(port)]
     said = json.loads(scene.lab.run("ue", argv).stdout)
     assert "error" not in said, said
     return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
@@ -154,6 +155,28 @@ def costs(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
     theirs.stop()
 
 
+def many(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
+    """The same of several services: what grows with them."""
+    before = made.processes()
+    for port in range(81, 81 + MANY):
+        httpd = ("busybox", "httpd", "-f", "-p", str(port), "-h", www)
+        viscum(scene, f"web{port}", port, *httpd).start()
+        container(made, f"web{port}", port, *httpd, files=www).start()
+    theirs = made.processes()
+    servers = {pid for port in range(81, 81 + MANY) for pid in pids(scene, f"web{port}")}
+    there = {*started_by_viscum(scene), *processes_in(NETNS_DIR / scene.lab.ap)}
+    ours = sorted(there - {*servers, *theirs, made.daemon.pid})
+    beyond = [pid for pid in theirs if not is_server(pid)]
+    add = figures.add
+    add(f"processes beyond {MANY} servers, Viscum", len(ours), "")
+    add(f"processes beyond {MANY} servers, Docker", len(beyond), "")
+    add(f"memory beyond {MANY} servers, Viscum", memory(ours), "MB")
+    add(f"memory beyond {MANY} servers, Docker", memory(beyond), "MB")
+    scene.viscum("rm", "--all", "--now")
+    made("rm", "-f", *(f"web{port}" for port in range(81, 81 + MANY)))
+    assert made.processes() == before
+
+
 def is_server(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"busybox\0httpd")
@@ -193,12 +216,15 @@ def speed(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
         for name, (address, iperf, web) in places.items():
-            found["throughput", name].append(throughput(scene, address, iperf))
+            found["throughput", name].append(throughput(scene, address, iperf, "-R"))
+            found["throughput up", name].append(throughput(scene, address, iperf))
             connected, there = pages(scene, f"{address}:{web}")
             found["TCP connection", name] += connected
             found["page", name] += there
     for (what, name), values in found.items():
-        figures.add(f"{what}, {name}", values, "Gbit/s" if what == "throughput" else "ms")
+        figures.add(
+            f"{what}, {name}", values, "ms" if what in ("TCP connection", "page") else "Gbit/s"
+        )
 
 
 def main() -> None:
@@ -209,6 +235,7 @@ def main() -> None:
         www.mkdir()
         (www / "index.html").write_text("edge\n")
         costs(scene, figures, made, str(www))
+        many(scene, figures, made, str(www))
         starts(scene, figures, made, str(www))
         speed(scene, figures, made, str(www))
     figures.save()

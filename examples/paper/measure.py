@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -24,8 +25,10 @@ from kit.figures import BUILD
 from kit.stage import EXAMPLES
 from paper.docker import CANNOT
 
-OUTCOMES = BUILD / "paper.json"
 ROOT = EXAMPLES.parent
+# What the report is made of: a play that is played by itself, later, does not change it.
+KEPT = BUILD.parent / "paper"
+OUTCOMES = KEPT / "outcomes.json"
 
 
 @dataclass(frozen=True)
@@ -81,48 +84,41 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """outcome: done, failed, or cannot (run here); took: s."""
+    """outcome: done, failed, or cannot (run here); took: s; on: the machine, in words."""
 
     outcome: str
     why: str
     took: float
     when: str
     commit: str
+    on: str
 
 
 def commit() -> str:
     """Of this checkout, "+" behind it if files differ from it."""
-    git = [
-        "git",
-        "-c",
-        f"safe.directory={ROOT}",
-        "-C",
-        str(ROOT),
-        "describe",
-        "--always",
-        "--dirty=+",
-    ]
+    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    argv = [*git, "describe", "--always", "--dirty=+"]
     try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except OSError:
         return "unknown"  # no git here
     return done.stdout.strip() or "unknown"
 
 
-def machine() -> dict[str, Any]:
+def machine() -> str:
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text()
                   .splitlines() if line.startswith("model name")), platform.machine())  # fmt: skip
-    return {
-        "kernel": platform.release().partition("-")[0],
-        "processor": f"{len(os.sched_getaffinity(0))} × {model}",
-        "python": platform.python_version(),
-    }
+    kernel = platform.release().partition("-")[0]
+    processors = len(os.sched_getaffinity(0))
+    return f"Linux {kernel}, {processors} × {model}, Python {platform.python_version()}"
 
 
 def run(part: Part) -> Outcome:
     """What it prints goes on to the terminal; of its errors the last line is kept."""
-    for kept in (f"{part.figures}.json", *part.data):
-        (BUILD / kept).unlink(missing_ok=True)
+    files = (f"{part.figures}.json", *part.data)
+    for place in (BUILD, KEPT):
+        for name in files:
+            (place / name).unlink(missing_ok=True)
     begun = time.monotonic()
     environment = os.environ | {"PYTHONPATH": str(EXAMPLES)}
     child = subprocess.Popen(part.argv, env=environment, stderr=subprocess.PIPE, text=True)
@@ -140,28 +136,39 @@ def run(part: Part) -> Outcome:
     status = child.wait()
     outcome = {0: "done", CANNOT: "cannot"}.get(status, "failed")
     why = "" if outcome == "done" else last or f"exit status {status}"
+    try:
+        for name in files if outcome == "done" else ():
+            shutil.copy(BUILD / name, KEPT / name)
+    except OSError as error:
+        outcome, why = "failed", str(error)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return Outcome(outcome, why, time.monotonic() - begun, when, commit())
+    return Outcome(outcome, why, time.monotonic() - begun, when, commit(), machine())
 
 
 def earlier() -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(OUTCOMES.read_text())["parts"]
-    except (OSError, ValueError, KeyError):
+        found: dict[str, Any] = json.loads(OUTCOMES.read_text())
+    except (OSError, ValueError):
         return {}
     return found
+
+
+def page() -> Path:
+    """Where the report goes: to docs/, if it is of everything."""
+    whole = all(part.name in earlier() for part in PARTS)
+    return (ROOT / "docs" if whole else KEPT / "report") / "paper.md"
 
 
 def keep(outcomes: dict[str, Any]) -> None:
     """Whole or not at all."""
     new = OUTCOMES.with_suffix(".new")
-    new.write_text(json.dumps({"machine": machine(), "parts": outcomes}, indent=1))
+    new.write_text(json.dumps(outcomes, indent=1))
     new.replace(OUTCOMES)
 
 
 def alone() -> int:
     """Keeps a second one out of this checkout's figures till the process ends."""
-    lock = os.open(BUILD, os.O_RDONLY)
+    lock = os.open(KEPT, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -193,6 +200,7 @@ def parser_names() -> str:
 def main() -> None:
     parts = chosen()
     BUILD.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     lock = alone()
     outcomes = earlier()
     left = sum(part.about for part in parts)

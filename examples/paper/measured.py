@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import quantiles
+from math import isfinite, isinf
+from pathlib import Path
+from statistics import median, quantiles
 
 from kit import Figure, Figures
+
+FEW = 20  # as many samples of two things were measured in turn, one of each at a time
 
 
 class Missing(Exception):
@@ -25,11 +29,11 @@ class Ours:
 class Measured:
     """By the names that parts keep their figures by."""
 
-    def __init__(self, parts: Iterable[str]) -> None:
+    def __init__(self, parts: Iterable[str], directory: Path) -> None:
         self.figures: dict[str, Figures] = {}
         for name in parts:
             try:
-                self.figures[name] = Figures.load(name)
+                self.figures[name] = Figures.load(name, directory)
             except AssertionError:
                 continue
 
@@ -50,8 +54,7 @@ class Measured:
 
     def one(self, part: str, claim: str) -> Ours:
         row = self.row(part, claim)
-        spread = f"{number(min(row.samples))} … {number(max(row.samples))}" if row.samples else ""
-        return Ours(row.value, row.unit, spread)
+        return Ours(row.value, row.unit, spread(row.samples))
 
     def percentile(self, part: str, claim: str, percent: int) -> Ours:
         row = self.row(part, claim)
@@ -60,20 +63,33 @@ class Measured:
         return Ours(quantiles(row.samples, n=100)[percent - 1], row.unit)
 
     def ratio(self, part: str, over: str, under: str) -> Ours:
-        upper, lower = self.row(part, over).value, self.row(part, under).value
-        if not lower:
+        """Of medians; of few samples, measured in turn: the median of their ratios."""
+        upper, lower = self.row(part, over), self.row(part, under)
+        pairs = list(zip(upper.samples, lower.samples, strict=False))
+        if len(upper.samples) == len(lower.samples) and 1 < len(pairs) <= FEW:
+            ratios = [one / other for one, other in pairs]
+            return Ours(median(ratios), "×", spread(ratios))
+        if not lower.value or not isfinite(upper.value / lower.value):
             raise Missing(part)
-        return Ours(upper / lower, "×")
+        return Ours(upper.value / lower.value, "×")
 
     def least(self, part: str, having: str) -> Ours:
         """Of those whose claim has these words."""
         rows = self.rows(part, having)
         values = [row.value for row in rows]
-        return Ours(min(values), rows[0].unit, f"{number(min(values))} … {number(max(values))}")
+        return Ours(min(values), rows[0].unit, spread(values))
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{number(min(values))} … {number(max(values))}, n={len(values)}"
 
 
 def number(value: float) -> str:
     """To three digits that count."""
+    if isinf(value):
+        return "never"  # what was waited for did not come
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     text = f"{value:.3g}"

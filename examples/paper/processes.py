@@ -29,7 +29,16 @@ def children(pid: int) -> list[int]:
 
 def below(pid: int) -> list[int]:
     """Its children and theirs."""
-    return [one for child in children(pid) for one in (child, *below(child))]
+    return [one for child in children(pid) for one in (child, *below(child)) if not has_ended(one)]
+
+
+def has_ended(pid: int) -> bool:
+    """Also of one that waits for its parent (a zombie): it has no program any more."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return True
+    return False
 
 
 def kill_service(scene: Stage, service: str) -> tuple[float, float]:

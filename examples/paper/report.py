@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 import shutil
 import sys
@@ -20,14 +19,11 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from kit.figures import BUILD
 from paper import plots
 from paper.claims import Claim, claims, not_here
-from paper.measure import OUTCOMES, PARTS, ROOT, Part
+from paper.measure import KEPT, PARTS, Part, earlier, page
 from paper.measured import Measured, Missing, number
 
-OUT = ROOT / "docs" / "paper"
-PAGE = OUT.with_suffix(".md")
 PLACES = (("the access point itself", plots.BOX), ("edge", plots.EDGE), ("cloud", plots.CLOUD))
 RTT, COST = "paper-rtt", "paper-compare"
 WAYS = ("a process on the box", "Viscum", "Docker")
@@ -49,14 +45,16 @@ def part_of(name: str) -> Part:
 
 
 class Report:
-    def __init__(self) -> None:
-        self.run: dict[str, Any] = json.loads(OUTCOMES.read_text())
-        done = {name for name, of in self.run["parts"].items() if of["outcome"] == "done"}
-        self.measured = Measured(part.figures for part in PARTS if part.name in done)
+    """out: a directory for pictures and data."""
+
+    def __init__(self, outcomes: dict[str, Any], out: Path) -> None:
+        self.outcomes, self.out = outcomes, out
+        done = {name for name, of in outcomes.items() if of["outcome"] == "done"}
+        self.measured = Measured((part.figures for part in PARTS if part.name in done), KEPT)
 
     def why_not(self, part: Part) -> str:
         """Why there is nothing of it."""
-        outcome = self.run["parts"].get(part.name)
+        outcome = self.outcomes.get(part.name)
         if outcome is None:
             return "not measured yet"
         return f"{outcome['outcome']}: {outcome['why']}" if outcome["why"] else "has no such figure"
@@ -84,12 +82,12 @@ class Report:
 
     def parts(self) -> Iterator[str]:
         yield "\n## The run\n"
-        machine = self.run["machine"]
-        yield f"Linux {machine['kernel']}, {machine['processor']}, Python {machine['python']}.\n"
+        machines = sorted({of["on"] for of in self.outcomes.values()})
+        yield f"{'; '.join(machines)}.\n"
         yield line("part", "", "measured at", "commit", "took", "data")
         yield line(*["---"] * 6)
         for part in PARTS:
-            outcome = self.run["parts"].get(part.name)
+            outcome = self.outcomes.get(part.name)
             if outcome is None or outcome["outcome"] != "done":
                 yield line(code(part), part.what, self.why_not(part), "–", "–", "–")
                 continue
@@ -116,7 +114,7 @@ class Report:
     def picture(self, name: str, title: str, said: str, part: str,
                 draw: Callable[[Path], None]) -> Iterator[str]:  # fmt: skip
         yield f"\n### {title}\n\n{said}\n"
-        path = OUT / f"{name}.svg"
+        path = self.out / f"{name}.svg"
         try:
             draw(path)
             yield f"![{title}](paper/{name}.svg)"
@@ -142,7 +140,7 @@ class Report:
         return draw
 
     def pictures(self) -> Iterator[str]:
-        series, events = (BUILD / name for name in part_of("paper-switch").series)
+        series, events = (KEPT / name for name in part_of("paper-switch").series)
         yield "\n## Figures\n"
         yield from self.picture(
             "rtt", "Round trips", "`ping` from the client: the access point itself, what answers "
@@ -170,7 +168,7 @@ class Report:
         yield from self.picture(
             "guard", "Disabled by load", "A service is offered three times what the box can do for "
             "60 seconds. The dashed line is the set-point.",
-            "paper-guard", lambda path: plots.share(BUILD / "guard-share.csv", path))  # fmt: skip
+            "paper-guard", lambda path: plots.share(KEPT / "guard-share.csv", path))  # fmt: skip
         yield from self.picture(
             "game", "A player's ping", "A first-person shooter, at the edge and in the cloud.",
             "game", self.distribution("game", "player ping", "ms"))  # fmt: skip
@@ -183,7 +181,7 @@ class Report:
 
     def trees(self) -> Iterator[str]:
         yield "\n### Process trees, as in Fig. 5\n"
-        path = BUILD / "paper-trees.txt"
+        path = KEPT / "paper-trees.txt"
         if COST not in self.measured.figures or not path.exists():
             yield f"Not drawn: {self.why_not(part_of(COST))}."
             return
@@ -214,25 +212,15 @@ def ratio(claim: Claim, ours: float) -> str:
     return number(ours / claim.paper)
 
 
-def copy_data() -> None:
-    """What was measured, beside the page; what an earlier run left goes."""
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True)
-    for part in PARTS:
-        for name in part.data:
-            if (BUILD / name).exists():
-                shutil.copy(BUILD / name, OUT / name)
-
-
-def page(markdown: str) -> str:
+def whole(markdown: str, pictures: Path) -> str:
     """As one HTML file: pictures inside, links to data where they are from there."""
     body = MarkdownIt("commonmark").enable("table").render(markdown)
 
     def inline(found: re.Match[str]) -> str:
-        data = base64.b64encode((PAGE.parent / found[1]).read_bytes()).decode()
+        data = base64.b64encode((pictures / found[1]).read_bytes()).decode()
         return f'src="data:image/svg+xml;base64,{data}"'
 
-    body = re.sub(r'src="(paper/[^"]+\.svg)"', inline, body)
+    body = re.sub(r'src="paper/([^"]+\.svg)"', inline, body)
     body = body.replace('href="paper/', 'href="')
     title = html.escape(markdown.partition("\n")[0].lstrip("# "))
     return (
@@ -242,14 +230,29 @@ def page(markdown: str) -> str:
     )
 
 
+def write(where: Path) -> None:
+    """The page, and a directory of the same name; the old ones stay until the new are whole."""
+    out, new = where.with_suffix(""), where.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    report = Report(earlier(), new)
+    text = report.markdown()
+    for part in PARTS:
+        for name in part.data:
+            if (KEPT / name).exists():
+                shutil.copy(KEPT / name, new / name)
+    (new / "index.html").write_text(whole(text, new))
+    (new / "page").write_text(text)
+    shutil.rmtree(out, ignore_errors=True)
+    (new / "page").rename(where)
+    new.rename(out)
+
+
 def main() -> None:
-    if not OUTCOMES.exists():
+    if not earlier():
         sys.exit("nothing is measured yet; next: make paper")
-    copy_data()
-    text = Report().markdown()
-    PAGE.write_text(text)
-    (OUT / "index.html").write_text(page(text))
-    print(f"written: {PAGE}, {OUT / 'index.html'}")
+    write(page())
+    print(f"written: {page()}, {page().with_suffix('')}/index.html")
 
 
 if __name__ == "__main__":

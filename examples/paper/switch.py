@@ -111,6 +111,7 @@ def play(scene: Stage, figures: Figures) -> None:
         client.wait()
     output.seek(0)
     report(figures, [json.loads(line) for line in output], deaths)
+    figures.add("longest time in which the client got nothing", silence(watch.looks), "s")
     output.close()
     save(watch.looks, events)
 
@@ -131,6 +132,16 @@ def report(
     figures.add("seed of the file", SEED, "", given=True)
     figures.add("radio", RADIO / 1e6, "Mbit/s", given=True)
     figures.add("WAN", WAN / 1e6, "Mbit/s", given=True)
+
+
+def silence(looks: list[Look]) -> float:
+    """s, to a look's precision."""
+    since, longest = looks[0], 0.0
+    for look in looks:
+        if look.client - since.client > SIZE // 1000:  # more than what acknowledges
+            since = look
+        longest = max(longest, look.at - since.at)
+    return longest
 
 
 def save(looks: list[Look], events: list[tuple[float, str]]) -> None:

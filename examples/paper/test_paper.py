@@ -16,13 +16,12 @@ from paper.claims import Claim, claims
 from paper.docker import CANNOT, docker
 from paper.measured import Measured, number
 
-PAGE = measure.ROOT / "docs" / "paper.md"
 pytestmark = pytest.mark.req("U7")
 
 
 @pytest.fixture(scope="module")
 def measured() -> Measured:
-    return Measured(part.figures for part in measure.PARTS)
+    return Measured((part.figures for part in measure.PARTS), measure.KEPT)
 
 
 def outcome(part: str) -> str:
@@ -104,10 +103,11 @@ def test_at_the_edge_nothing_crosses_the_wan(measured: Measured) -> None:
 
 
 def test_the_page_has_every_claim_and_every_picture() -> None:
-    text = PAGE.read_text()
+    page = measure.page()
+    text = page.read_text()
     for claim in claims():
         assert claim.says in text
-    report = (PAGE.with_suffix("") / "index.html").read_text()
+    report = (page.with_suffix("") / "index.html").read_text()
     assert text.count("![") == report.count('src="data:image/svg+xml')
     figures = text.partition("\n## Figures\n")[2].partition("\n## ")[0].split("\n### ")[1:]
     assert len(figures) > 10
@@ -140,14 +140,20 @@ class Ends(measure.Part):
 def test_a_part_that_ends_badly_leaves_a_reason_and_no_old_figures(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(measure, "BUILD", tmp_path)
+    places = [tmp_path / "build", tmp_path / "kept"]
+    for place, name in zip(places, ("BUILD", "KEPT"), strict=True):
+        monkeypatch.setattr(measure, name, place)
+        place.mkdir()
     old = ("paper-part.json", "paper-part.csv", "paper-part-series.csv")
-    for status, named in ((CANNOT, "cannot"), (1, "failed"), (0, "done")):
-        for name in old:
-            (tmp_path / name).write_text("[]")
+    for status, named in ((CANNOT, "cannot"), (1, "failed"), (0, "failed")):
+        for place in places:
+            for name in old:
+                (place / name).write_text("[]")
         found = measure.run(Ends("part", "no such thing", status, series=old[2:]))
-        assert (found.outcome, found.why) == (named, "no such thing" if status else "")
-        assert not any((tmp_path / name).exists() for name in old)
+        why = "no such thing" if status else "No such file or directory: .*paper-part.json"
+        assert found.outcome == named
+        assert re.search(why, found.why), "one that ends well has to keep something"
+        assert not any((place / name).exists() for place in places for name in old)
 
 
 @pytest.mark.parametrize("given", ["", "rtt,", " rtt", "nonsense"])
@@ -171,7 +177,7 @@ def test_which_examples_are_to_be_installed(
 
 
 def test_a_second_run_is_told_to_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(measure, "BUILD", tmp_path)
+    monkeypatch.setattr(measure, "KEPT", tmp_path)
     os.close(measure.alone())
     held = measure.alone()
     with pytest.raises(SystemExit, match="another make paper"):
