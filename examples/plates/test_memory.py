@@ -20,8 +20,8 @@ from plates.config import Config; from plates.picture import COST
 limits = Config()
 for kind, mode in (("JPEG", "CMYK"), ("PNG", "RGBA"), ("WEBP", "RGBA")):
     path, side = Path(sys.argv[1], kind), int((limits.max_decoded / COST[kind]) ** 0.5)
-    more = {"progressive": True, "subsampling": 0} if kind == "JPEG" else {}
-    Image.new(mode, (side, side)).save(path, kind, **more)
+    more = {"progressive": True, "subsampling": 0} if kind == "JPEG" else {"method": 0}
+    Image.new(mode, (side, side)).save(path, kind, compress_level=1, **more)
     with path.open("ab") as file:
         file.write(os.urandom(limits.max_bytes - 1000 - file.tell()))
 """
