@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -184,10 +184,10 @@ def draw(directory: Path, seed: int, kind: str, count: int) -> tuple[str, dict[s
     return name, {"plate": text, "kind": kind, "font": font}
 
 
-def draw_all(directory: Path, seed: int, each: int) -> None:
+def draw_all(directory: Path, seed: int, each: int, kinds: Iterable[str]) -> None:
     """`each` photos of every kind, on all processors."""
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = [(directory, seed, kind, count) for kind in EFFECTS for count in range(each)]
+    wanted = [(directory, seed, kind, count) for kind in kinds for count in range(each)]
     with Pool() as pool:
         plates = dict(pool.starmap(draw, wanted, chunksize=1))
     (directory / "plates.json").write_text(json.dumps(plates, indent=1))
@@ -198,9 +198,10 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--each", type=int, default=4, help="photos of every kind")
+    parser.add_argument("--kinds", nargs="+", choices=EFFECTS, default=tuple(EFFECTS))
     words = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback of each process
-    draw_all(words.directory, words.seed, words.each)
+    draw_all(words.directory, words.seed, words.each, words.kinds)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,13 @@ def python() -> str:
     return str(installed(NAME) / "bin" / "python")
 
 
-def draw(directory: Path, each: int, seed: int = 7) -> dict[str, dict[str, str]]:
-    """Photos, and by name what is on them."""
+def draw(
+    directory: Path, each: int, seed: int = 7, kinds: Sequence[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Photos, of all kinds if none is named; and by name what is on them."""
     words = [python(), str(example_dir(NAME) / "photos.py"), "--each", str(each)]
-    subprocess.run([*words, "--seed", str(seed), str(directory)], check=True)
+    words += ["--seed", str(seed), *(("--kinds", *kinds) if kinds else ())]
+    subprocess.run([*words, "--", str(directory)], check=True)
     return drawn(directory)
 
 
