@@ -14,7 +14,7 @@ from itertools import pairwise
 from game.arena import Arena, spec, until
 from game.client import Client
 from game.player import Player
-from kit import Figures, Stage, await_listening, stage
+from kit import Figures, Stage, await_listening, run, stage
 from viscum.lab import CLOUD4
 
 RADIO, WAN, RTT = 300e6, 50e6, 0.06
@@ -224,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -31,10 +31,15 @@ def place(name: str) -> Iterator[Path]:
         directory.mkdir()
         lock = _lock(directory)
     directory.chmod(0o755)
+    done = True
     try:
         yield directory
+    except ViscumError:  # maybe of a lab that would not go: by the directory the next one finds it
+        done = False
+        raise
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        if done:
+            shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
 
 

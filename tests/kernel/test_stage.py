@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import EXAMPLES
+from kit import EXAMPLES, stage
 from kit.place import PLACES, clear_up, place
+from viscum.errors import ViscumError
 from viscum.lab import Lab
 
 # Plays until it is told to end, or is ended.
@@ -68,6 +69,17 @@ def test_a_killed_play_is_cleared_up_by_the_next(playing: subprocess.Popen[str])
     assert len(left_of(directory)) == 5
     clear_up()
     assert left_of(directory) == []
+
+
+def test_a_lab_that_would_not_go_is_cleared_up_by_the_next() -> None:
+    def refuse() -> None:
+        raise ViscumError("it would not go")
+
+    with pytest.raises(ViscumError), stage("test", wan_rtt=0) as made:
+        made.lab.down = refuse  # type: ignore[method-assign]
+    assert len(left_of(made.directory)) == 4
+    clear_up()
+    assert left_of(made.directory) == []
 
 
 def test_one_that_plays_is_left_alone(playing: subprocess.Popen[str]) -> None:
