@@ -13,13 +13,12 @@ BUILD = Path(__file__).parents[2] / "build" / "examples"
 
 @dataclass(frozen=True)
 class Figure:
-    """One result. paper: what the paper says of it, in its words; given: the lab set it, so that
-    it proves nothing; samples: every measurement, of which `value` is the median."""
+    """One result. given: the lab set it, so that it proves nothing; samples: every measurement, of
+    which `value` is the median."""
 
     claim: str
     value: float
     unit: str
-    paper: str = ""
     given: bool = False
     command: str = ""
     samples: tuple[float, ...] = ()
@@ -44,14 +43,13 @@ class Figures:
         value: float | list[float],
         unit: str,
         *,
-        paper: str = "",
         given: bool = False,
         command: str = "",
     ) -> Figure:
         samples = tuple(value) if isinstance(value, list) else ()
         middle = median(samples) if samples else value
         assert isinstance(middle, float | int)
-        row = Figure(claim, middle, unit, paper, given, command, samples)
+        row = Figure(claim, middle, unit, given, command, samples)
         self.rows.append(row)
         print(f"  {claim}: {row}", flush=True)
         return row

@@ -146,9 +146,8 @@ def costs(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
     add = figures.add
     add("processes that stay for a service, Viscum", len(beyond), "")
     add("processes that stay for a service, Docker", len(others) - len(idle), "")
-    add("processes that are there because of one service, Docker", len(others), "",
-        paper="at least 4 more")  # fmt: skip
-    add("processes that are always there, Docker", len(idle), "", paper="2")
+    add("processes that are there because of one service, Docker", len(others), "")
+    add("processes that are always there, Docker", len(idle), "")
     add("memory of those beyond the server, Viscum", memory(beyond), "MB")
     add("memory of those beyond the server, Docker", memory(others), "MB")
     ours.stop()

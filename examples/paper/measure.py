@@ -185,16 +185,13 @@ def chosen() -> tuple[Part, ...]:
     wanted = [part.name for part in PARTS] if given.only is None else given.only.split(",")
     for name in wanted:
         if name not in {part.name for part in PARTS}:
-            parser.error(f"--only: there is no part {name!r}; next: one of {parser_names()}")
+            known = ", ".join(part.name for part in PARTS)
+            parser.error(f"--only: there is no part {name!r}; next: one of {known}")
     parts = tuple(part for part in PARTS if part.name in wanted)
     if given.examples:
         print(*(part.name for part in parts if part.example))
         sys.exit()
     return parts
-
-
-def parser_names() -> str:
-    return ", ".join(part.name for part in PARTS)
 
 
 def main() -> None:

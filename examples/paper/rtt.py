@@ -10,7 +10,6 @@ from kit import Figures, Stage, run, stage
 from paper import web
 from viscum.lab import AP_LAN4, CLOUD4
 
-RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
 ROUNDS, EACH = 5, 40
 PLACES = {"the access point itself": AP_LAN4, "edge": CLOUD4, "cloud": CLOUD4}
 
@@ -47,7 +46,7 @@ def play(scene: Stage, figures: Figures) -> None:
 
 def main() -> None:
     figures = Figures("paper-rtt")
-    with stage("rtt", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
+    with stage("rtt") as scene:
         play(scene, figures)
     figures.save()
 

@@ -4,6 +4,7 @@ cannot run says why.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from kit import Figures
 from paper import measure
 from paper.claims import Claim, claims
 from paper.docker import CANNOT, docker
-from paper.measured import Measured, number
+from paper.measured import Measured, Missing, Ours, number
 
 pytestmark = pytest.mark.req("U7")
 
@@ -190,9 +192,43 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
     assert measure.commit() == "unknown"
 
 
+def test_a_ratio_of_what_was_measured_in_turn_has_its_spread(tmp_path: Path) -> None:
+    """Of many samples, or of those that have no partner, it is that of the medians."""
+    figures = Figures("part")
+    figures.add("few", [1.0, 4.0, 9.0], "ms")
+    figures.add("others", [1.0, 2.0, 3.0], "ms")
+    figures.add("more", [2.0, 2.0], "ms")
+    figures.add("never", math.inf, "ms")
+    figures.save(tmp_path)
+    found = Measured(["part"], tmp_path)
+    assert found.ratio("part", "few", "others") == Ours(2, "×", "1 … 3, n=3")
+    assert found.ratio("part", "few", "more") == Ours(2, "×")
+    with pytest.raises(Missing):
+        found.ratio("part", "never", "few")
+
+
+def test_only_a_report_of_everything_goes_to_docs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(measure, "OUTCOMES", tmp_path / "outcomes.json")
+    outcomes: dict[str, object] = {part.name: {} for part in measure.PARTS}
+    measure.keep(outcomes)
+    assert measure.page() == measure.ROOT / "docs" / "paper.md"
+    outcomes.pop("game")
+    measure.keep(outcomes)
+    assert measure.page().is_relative_to(measure.KEPT)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (512_345.6, "512,346"), (60.512, "60.5"), (0.0722, "0.0722"), (0.00003, "0.00003")],
+    [
+        (0, "0"),
+        (512_345.6, "512,346"),
+        (60.512, "60.5"),
+        (0.0722, "0.0722"),
+        (0.00003, "0.00003"),
+        (math.inf, "never"),
+    ],
 )
 def test_numbers_have_three_digits_that_count(value: float, text: str) -> None:
     assert number(value) == text

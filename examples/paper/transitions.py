@@ -24,7 +24,6 @@ from viscum.kernel.syscalls import in_netns
 from viscum.lab import CLOUD4
 from viscum.lab.processes import NETNS_DIR
 
-RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06
 PORT, SEED, TIMES = 7000, 2019, 40
 DRAIN = "5s"  # longer than any of the clients' flows; what has gone silent is not waited for longer
 WATCHED = 3.0  # s before and after the director goes
@@ -93,8 +92,7 @@ def transitions(scene: Stage, figures: Figures) -> None:
         mine = [flow for flow in flows if flow["kind"] == kind]
         broken = sum(bool(flow["error"]) or len(flow["who"]) != 1 for flow in mine)
         edge = sum(map(at_edge, mine))
-        figures.add(f"{what} broken, moved or unanswered", broken, f"of {len(mine)}",
-                    paper="no service interruption" if kind == "short" else "")  # fmt: skip
+        figures.add(f"{what} broken, moved or unanswered", broken, f"of {len(mine)}")
         figures.add(f"{what} that the edge answered", edge, f"of {len(mine)}")
     asked = sum(flow["asked"] for flow in flows)
     figures.add("questions asked in all", asked, "")
@@ -147,7 +145,7 @@ def at_edge(flow: dict[str, Any]) -> bool:
 
 def main() -> None:
     figures = Figures("paper-transitions")
-    with stage("transitions", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
+    with stage("transitions") as scene:
         scene.server("cloud", echo("cloud", CLOUD4))
         await_listening(scene.lab, "cloud", PORT)
         BUILD.mkdir(parents=True, exist_ok=True)

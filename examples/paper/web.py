@@ -27,6 +27,6 @@ def serve(scene: Stage, role: str = "cloud") -> None:
     await_listening(scene.lab, role, 80)
 
 
-def run(scene: Stage, name: str = "edge") -> list[str]:
+def run(scene: Stage) -> list[str]:
     """The words of the command that puts it on the access point, or replaces it there."""
-    return ["run", "--replace", "--name", "web", *STEERED, "--", *command(scene, name)]
+    return ["run", "--replace", "--name", "web", *STEERED, "--", *command(scene, "edge")]

@@ -81,11 +81,8 @@ def memory(stage: Scene, what: str) -> float:
 
 def measure(stage: Scene, figures: Figures, where: str, photos: Path) -> None:
     """One run, by the same command with the same photos wherever they are read."""
-    figures.add(
-        f"RTT, {where}", stage.stage.ping(), "ms",
-        paper="< 5 ms" if where == "edge" else "> 60 ms", given=where == "cloud",
-        command=f"ping {CLOUD4}",
-    )  # fmt: skip
+    given, ping = where == "cloud", f"ping {CLOUD4}"
+    figures.add(f"RTT, {where}", stage.stage.ping(), "ms", given=given, command=ping)
     rows = len(stage.database.rows())
     wan, air = stage.stage.wan_bytes(), radio(stage)
     answers = stage.send(photos)
@@ -96,10 +93,7 @@ def measure(stage: Scene, figures: Figures, where: str, photos: Path) -> None:
     command = f"client.py {URL} photos"
     figures.add(f"photo to answer, {where}", ms(answers), "ms", command=command)
     figures.add(f"… of that, without reading, {where}", ms(answers, True), "ms")
-    figures.add(
-        f"WAN bytes per photo, {where}", crossed / len(answers), "B",
-        paper="hundred bytes" if where == "edge" else "hundred kilobytes",
-    )  # fmt: skip
+    figures.add(f"WAN bytes per photo, {where}", crossed / len(answers), "B")
     figures.add(f"client airtime per photo, {where}", used.airtime / len(answers) * 1000, "ms")
     awake = sum(answer["seconds"] for answer in answers) / len(answers)
     figures.add(f"client's radio awake per photo, {where}", awake * 1000, "ms")

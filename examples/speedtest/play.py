@@ -87,21 +87,18 @@ def play(stage: Stage, figures: Figures) -> None:
         command = " ".join(client(target, way, RADIO))
         figures.add(
             f"{family} {way}: edge / radio", got / (RADIO * payload(family, way)), "of the radio",
-            paper="we are able to accurately measure the wireless link capacity",
             command=command,
         )  # fmt: skip
     # What is under way when the server aborts its connection (as iperf3 does) is nobody's any more,
     # and goes where it was addressed to: some ten packets.
     figures.add(
         "WAN bytes of a test at the edge / bytes it has sent, at most", crossed, "",
-        paper="no such meaningless bandwidth measurement traffic",
     )  # fmt: skip
     stage.viscum("disable", "speedtest")
     for family, target, way in each():
         got = measure(stage, target, way, WAN)
         figures.add(
             f"{family} {way}: disabled / WAN", got / (WAN * payload(family, way)), "of the WAN",
-            paper="the same test setup can still measure the end to end capacity",
             command=" ".join(client(target, way, WAN)),
         )  # fmt: skip
     stage.viscum("enable", "speedtest")
