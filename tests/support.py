@@ -71,13 +71,21 @@ def unkillable(pid: int) -> Iterator[None]:
         group.rmdir()
 
 
-def my_children() -> set[str]:
-    """Also those that have ended and were not waited for; earlier tests may have left some."""
-    return {
-        pid
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
+def my_children() -> set[int]:
+    """Also those that have ended and were not waited for; earlier tests may have left some.
+
+    Asked of the children: `task/TID/children` goes with the thread that forked, and the child
+    is then another thread's.
+    """
+    mine = f"\nPPid:\t{os.getpid()}\n"
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if mine in status.read_text():
+                found.add(int(status.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it ended, as other tests' processes do at any time
+    return found
 
 
 # --- what the machine is like, to compare before and after -------------------------------------

@@ -20,11 +20,13 @@ def pids(scene: Stage, service: str) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        return [int(word) for task in tasks for word in task.read_text().split()]
-    except OSError:
-        return []  # gone meanwhile
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except OSError:
+            pass  # the thread is gone meanwhile
+    return found
 
 
 def below(pid: int) -> list[int]:
