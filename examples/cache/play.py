@@ -14,7 +14,6 @@ from kit import Figures, Stage, run, spec_of, stage
 from viscum.lab import CLOUD4, CLOUD6, CLOUD_NAME
 from viscum.lab.plan import AP_WAN4, AP_WAN6, ue4, ue6
 
-RADIO, WAN, RTT = 300e6, 50e6, 0.06
 PHOTOS, SIZE = 30, 100_000
 ACCESS = re.compile(r'(\S+) "GET \S+ HTTP/1.1" \d+ \S+$')  # a line of the edge's log
 ADDRESSES = {"IPv4": CLOUD4, "IPv6": CLOUD6}
@@ -160,7 +159,7 @@ def cut(scene: Stage, gone: bool) -> None:
 
 def main() -> None:
     figures = Figures("cache")
-    with stage("cache", dns=True, radio_rate=RADIO, wan_rate=WAN, wan_rtt=RTT) as scene:
+    with stage("cache", dns=True) as scene:
         Play(scene, figures).played()
     print(f"\nkept in {figures.save()}")
 

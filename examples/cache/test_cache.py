@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from cache.origin import Origin
-from cache.play import PHOTOS, RTT, SIZE, Client, cut, edge_spec
-from kit import Figures, stage
+from cache.play import PHOTOS, SIZE, Client, cut, edge_spec
+from kit import RTT, Figures, stage
 from support import wait_until
 
 

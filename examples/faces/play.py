@@ -17,7 +17,6 @@ from faces.scene import ENVIRONMENT, Scene, draw, known, python, scene
 from kit import Figures, run
 from viscum.lab import CLOUD4
 
-RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
 SEED = 4
 SMALL, LARGE = "640x480", "1920x1080"
 SHOTS = {SMALL: 4, LARGE: 1}  # of every kind
@@ -106,7 +105,7 @@ def main() -> None:
         if done.returncode:
             sys.exit(f"faces: {done.stderr.strip()}")
     figures = Figures("faces")
-    with scene(radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as made:
+    with scene() as made:
         play(made, figures, own)
     print(f"\nkept in {figures.save()}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from faces.play import FPS, LARGE, MANY, WAN
-from kit import Figures
+from faces.play import FPS, LARGE, MANY
+from kit import WAN, Figures
 
 pytestmark = pytest.mark.req("U4")
 

@@ -17,7 +17,6 @@ from game.player import Player
 from kit import Figures, Stage, await_listening, run, stage
 from viscum.lab import CLOUD4
 
-RADIO, WAN, RTT = 300e6, 50e6, 0.06
 PLAYERS, NEW = 6, 3
 QUERIES = 15
 SECONDS = 10.0  # of a game that is measured
@@ -218,7 +217,7 @@ def count(players: list[Player], where: str) -> int:
 
 def main() -> None:
     figures = Figures("game")
-    with stage("game", clients=3, radio_rate=RADIO, wan_rate=WAN, wan_rtt=RTT) as scene:
+    with stage("game", clients=3) as scene:
         Play(scene, figures).played()
     print(f"\nkept in {figures.save()}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from game.play import NEW, PLAYERS, RTT
-from kit import Figures
+from game.play import NEW, PLAYERS
+from kit import RTT, Figures
 
 
 @pytest.fixture(scope="module")

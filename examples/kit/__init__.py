@@ -6,6 +6,9 @@ from kit.figures import Figure, Figures
 from kit.run import run
 from kit.stage import (
     EXAMPLES,
+    RADIO,
+    RTT,
+    WAN,
     Stage,
     await_listening,
     example_dir,
@@ -17,6 +20,9 @@ from kit.stage import (
 
 __all__ = [
     "EXAMPLES",
+    "RADIO",
+    "RTT",
+    "WAN",
     "Figure",
     "Figures",
     "Stage",

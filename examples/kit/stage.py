@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parents[1]
 # Where the READMEs put an example on a real box; its specs say so.
 BOX = "/opt/viscum-examples"
 CACHE = EXAMPLES.parent / ".cache" / "examples"
+RADIO, WAN, RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s: what examples are measured with
 
 
 def example_dir(name: str) -> Path:
@@ -97,9 +98,10 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(name: str, **settings: Any) -> Iterator[Stage]:
-    """settings: as for `viscum.lab.Lab`; by default a radio of 300 Mbit/s, a WAN of 50 Mbit/s and
-    60 ms, as in the paper. What is left of stages that were killed goes first."""
+    """settings: as for `viscum.lab.Lab`, RADIO, WAN and RTT where they say nothing else. What is
+    left of stages that were killed goes first."""
     clear_up()
+    settings = {"radio_rate": RADIO, "wan_rate": WAN, "wan_rtt": RTT} | settings
     with place(name) as directory, Lab(directory.name, **settings) as lab:
         yield Stage(name, lab, directory)
 

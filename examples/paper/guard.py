@@ -1,5 +1,5 @@
-"""A service that is offered three times what the box can do, with and without the load guard: one
-pair of runs of `make bench-guard`, and the share of new flows over time.
+"""A service that is offered three times what the box can do, with and without the load guard in
+turn: `make bench-guard`, and the share of new flows over time.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import runpy
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from kit import Figures, run
@@ -26,7 +27,7 @@ WANTED = {
 
 def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
-    sys.argv = [str(BENCH), "--pairs", "1", "--out", str(BUILD)]
+    sys.argv = [str(BENCH), "--out", str(BUILD)]
     try:  # in this process: what ends us has to let it take its lab away
         runpy.run_path(str(BENCH), run_name="__main__")
     except SystemExit as ended:
@@ -35,12 +36,15 @@ def main() -> None:
             raise
         print(said, file=sys.stderr)
         raise SystemExit(CANNOT) from None
-    figures = Figures("paper-guard")
+    runs = defaultdict[str, list[dict[str, str]]](list)
     with RUNS.open(newline="") as file:
-        for run in csv.DictReader(file):
-            for field, (what, unit) in WANTED.items():
-                if run["run"] != "no service" or field in ("delivered", "p50", "p99"):
-                    figures.add(f"{what}, {run['run']}", float(run[field]), unit)
+        for row in csv.DictReader(file):
+            runs[row["run"]].append(row)
+    figures = Figures("paper-guard")
+    for name, some in runs.items():
+        for field, (what, unit) in WANTED.items():
+            if name != "no service" or field in ("delivered", "p50", "p99"):
+                figures.add(f"{what}, {name}", [float(row[field]) for row in some], unit)
     figures.save()
 
 

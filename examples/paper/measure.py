@@ -71,7 +71,7 @@ PARTS = (
          series=("paper-transitions-flows.csv",)),
     Part("compare", "what a service costs the box, by Viscum and by Docker", 1,
          series=("paper-trees.txt",)),
-    Part("guard", "disabling by load", 3.5, series=("guard-runs.csv", "guard-share.csv")),
+    Part("guard", "disabling by load", 5.5, series=("guard-runs.csv", "guard-share.csv")),
     Part("unmodified", "whether servers are as Debian ships them", 0.1),
     Part("plates", "III.C.1: number plates", 2, example=True),
     Part("speedtest", "III.C.2: a speed test", 2, example=True),

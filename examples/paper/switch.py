@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import Figures, Stage, run, stage
+from kit import RADIO, WAN, Figures, Stage, run, stage
 from kit.figures import BUILD
 from paper import web
 from paper.processes import kill_service
 from viscum.lab import CLOUD4
 
-RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06
 SIZE, SEED = 8_000_000, 2019
 EVERY = 0.25  # s between two looks at the counters
 WATCHED = 7.0  # s of every state
@@ -158,7 +157,7 @@ def save(looks: list[Look], events: list[tuple[float, str]]) -> None:
 
 def main() -> None:
     figures = Figures("paper-switch")
-    with stage("switch", radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as scene:
+    with stage("switch") as scene:
         play(scene, figures)
     figures.save()
 

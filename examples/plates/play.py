@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kit import Figures, run
+from kit import RADIO, Figures, run
 from plates.client import photos_of
 from plates.own import Pictures, Unusable, pictures_in
 from plates.scene import URL, Scene, draw, link, scene
 from viscum.lab import CLOUD4
 
-RADIO, WAN, WAN_RTT = 300e6, 50e6, 0.06  # bit/s, bit/s, s
 EACH, COMPARED = 8, 2  # photos of every kind, and those that are also sent to the cloud
 MOST_COMPARED = 18  # of the user's own
 # Of the photos: not that of the photos by which the generator was made, see test_plates.py.
@@ -185,7 +184,7 @@ def main() -> None:
     words = parser.parse_args()
     own = own_pictures(words.photos) if words.photos is not None else None
     figures = Figures("plates")
-    with scene(radio_rate=RADIO, wan_rate=WAN, wan_rtt=WAN_RTT) as made:
+    with scene() as made:
         play(made, figures, own, words.seed)
     print(f"\nkept in {figures.save()}")
 

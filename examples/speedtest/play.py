@@ -11,10 +11,9 @@ import subprocess
 from collections.abc import Iterable
 from typing import Any
 
-from kit import Figures, Stage, await_listening, run, stage
+from kit import RADIO, WAN, Figures, Stage, await_listening, run, stage
 from viscum.lab import CLOUD4, CLOUD6
 
-RADIO, WAN = 300e6, 50e6  # bit/s
 PORTS = range(5201, 5209)
 SECONDS, OMIT = 4, 2  # measured, after so many in which TCP finds its speed
 DATAGRAM = 1400
@@ -123,9 +122,9 @@ def crowd(stage: Stage, figures: Figures) -> None:
 
 def main() -> None:
     figures = Figures("speedtest")
-    with stage("speedtest", radio_rate=RADIO, wan_rate=WAN, wan_rtt=0.06) as scene:
+    with stage("speedtest") as scene:
         play(scene, figures)
-    with stage("speedtest", clients=CLIENTS, radio_rate=RADIO, wan_rate=WAN, wan_rtt=0.06) as scene:
+    with stage("speedtest", clients=CLIENTS) as scene:
         cloud(scene)
         scene.apply()
         crowd(scene, figures)

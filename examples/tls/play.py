@@ -14,7 +14,6 @@ from kit import Figures, Stage, await_listening, example_dir, installed, run, sp
 from tls.certificates import Authority
 from viscum.lab import CLOUD4, CLOUD6, CLOUD_NAME
 
-WAN, RTT = 50e6, 0.06
 TIMES = 20
 LIVE = f"/etc/letsencrypt/live/{CLOUD_NAME}"  # where the spec has them
 
@@ -126,7 +125,7 @@ def play(scene: Stage, figures: Figures) -> None:
 
 def main() -> None:
     figures = Figures("tls")
-    with stage("tls", dns=True, wan_rate=WAN, wan_rtt=RTT) as scene:
+    with stage("tls", dns=True) as scene:
         play(scene, figures)
     print(f"\nkept in {figures.save()}")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import Figures, spec_of, stage
-from tls.play import LIVE, RTT, Site
+from kit import RTT, Figures, spec_of, stage
+from tls.play import LIVE, Site
 from viscum.lab import CLOUD_NAME
 
 PROTOCOLS = ("HTTPS", "HTTP/3")
