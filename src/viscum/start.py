@@ -68,12 +68,19 @@ def start(
         seed(change, spec.name)
         return listen(host, change, before, Outcome(spec.name, "started"))
     if old.spec == spec and old.addresses == addresses and _wanted(old):
-        dead = [i for i in instances(world, host.names) if i.record.name == spec.name and _dead(i)]
+        dead = _has_dead(host, world, spec.name)
         if dead:
             world = world.with_record(evolve.anew(old))
         change.commit(world, name, foreground)
         outcome = Outcome(spec.name, "started" if dead else "unchanged")
-        return listen(host, change, None, outcome)
+        try:
+            return listen(host, change, None, outcome)
+        except StartFailed:
+            if dead or not _has_dead(host, change.world, spec.name):
+                raise
+        # Not what was started has ended, but what was about to when this command came.
+        old = change.world.services[spec.name]
+        return start(host, change, change.world, old, spec, addresses, taken, foreground)
     did = "changed"
     if evolve.is_upgrade(old.spec, spec) or not _wanted(old):
         return upgrade(host, change, world, old, spec, addresses, taken, foreground)
@@ -329,8 +336,13 @@ def _wanted(record: Record) -> bool:
     )
 
 
-def _dead(i: Instance) -> bool:
-    return i.generation.state != "draining" and not Group(i.cgroup).populated()
+def _has_dead(host: Host, world: World, name: str) -> bool:
+    """Whether a server of the service has ended that should not."""
+    return any(
+        i.generation.state != "draining" and not Group(i.cgroup).populated()
+        for i in instances(world, host.names)
+        if i.record.name == name
+    )
 
 
 def _await(i: Instance, end: float, waiting: Callable[[], None]) -> tuple[list[Port], bool]:

@@ -238,6 +238,27 @@ def test_restart_stop_and_start(box: Lab) -> None:
     assert "nothing to do" in echo.viscum(box, "start", "web").stdout
 
 
+@pytest.mark.req("N2", "N8")
+def test_start_of_a_server_that_is_just_ending_starts_it_when_it_has(box: Lab, files: Path) -> None:
+    """Somebody told it to end; it listens no more, but is still there."""
+    go = files / "go"
+    end = f"kill $!; until [ -e {go} ]; do sleep 0.01; done; exit"
+    program = f'"$@" & trap "{end}" TERM; wait'
+    echo.run(box, server=("sh", "-c", program, "sh", *echo.command("edge")))
+    (old,) = _pids(box)
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "it listens no more")
+    starting = echo.begin(box, "start", "web")
+    assert starting.stderr
+    assert "waiting until it listens" in starting.stderr.readline()
+    go.touch()
+    out, err = starting.communicate(timeout=20)
+    assert starting.returncode == 0, err
+    assert "started" in out
+    assert _pids(box) != [old]
+    assert echo.who(box, CLOUD4) == "edge"
+
+
 @pytest.mark.req("N8", "N16")
 def test_start_takes_the_spec_that_holds_when_its_turn_comes(box: Lab, files: Path) -> None:
     """Not that of an upgrade which is taken back while it waits."""
