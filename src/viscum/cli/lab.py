@@ -9,7 +9,7 @@ import msgspec
 
 from viscum.cli import common
 from viscum.cli.output import as_json, fields, note, say
-from viscum.lab import Lab
+from viscum.lab import Firewall, Lab
 from viscum.rights import need_root
 
 
@@ -51,12 +51,21 @@ def lab() -> None:
 @click.option("--radio-rate", type=Rate(), default="300mbit", show_default=True)
 @click.option("--loss", type=float, default=0.0, show_default=True, help="0 … 1, on the WAN.")
 @click.option("--clients", type=int, default=1, show_default=True)
+@click.option(
+    "--firewall",
+    type=click.Choice([str(f) for f in Firewall]),
+    default=str(Firewall.ROUTER),
+    show_default=True,
+    help="What the access point's operator has set up.",
+)
+@click.option("--dns", is_flag=True, help="Name servers that know cloud.example.")
 def up(**settings: Any) -> None:
     """Build it (again).
 
     \b
     Example:
       viscum lab up --wan-rtt 60ms --wan-rate 50mbit
+      viscum lab up --dns --clients 2
     """
     need_root()
     made = Lab(**settings)
