@@ -154,6 +154,7 @@ class Host:
         *,
         replacing: bool = True,
         as_child: bool = False,
+        wait: bool = True,
         check: Check = anything,
         tenant: str = "",
     ) -> Outcome:
@@ -161,10 +162,11 @@ class Host:
 
         replacing: a spec that differs from the running one's is an upgrade; otherwise it is
         refused. Returns when the new generation listens (or not yet, and why) and, after an
-        upgrade, when the old one has drained. check, tenant: as for `begin`.
+        upgrade, when the old one has drained. wait False: not for that; but a server that can't
+        run twice has to end before the new one starts. check, tenant: as for `begin`.
         """
         begun = self.begin(spec.name, spec, replacing, as_child, check, tenant)
-        return self._waited(spec.name, begun, as_child)
+        return self._waited(spec.name, begun, wait, as_child)
 
     def begin(
         self,
@@ -245,16 +247,26 @@ class Host:
         outcome.flows_reset += begun.flows_reset
         return outcome
 
-    def _waited(self, name: str, begun: Outcome | Replacing, as_child: bool = False) -> Outcome:
-        """What `begin` began, to its end; without the lock while flows are waited for."""
+    def _waited(
+        self, name: str, begun: Outcome | Replacing, wait: bool, as_child: bool = False
+    ) -> Outcome:
+        """What `begin` began, to its end; without the lock while flows are waited for. wait False:
+        what only drains is left to whoever settles it."""
         if isinstance(begun, Replacing):
             reset = drains.wait(self, name, lambda r: not r.generations)
             outcome = self.finish(begun, as_child)
             outcome.flows_reset += reset
             return outcome
         record = self.load().services.get(name)
-        if record is not None and not drains.done(record):
+        if record is None or drains.done(record):
+            return begun
+        if wait:
             begun.flows_reset += drains.wait(self, name, drains.done)
+        else:
+            begun.notes.append(
+                f"the old server of {name} still has flows; when the last has ended, or at its"
+                " drain limit, the next command, `viscum tidy` or the controller ends it"
+            )
         return begun
 
     # ---- for the next boot
@@ -354,13 +366,14 @@ class Host:
         reset = drains.wait(self, name, lambda r: not r.generations)
         return Outcome(name, "stopped", flows_reset=reset)
 
-    def start_again(self, name: str) -> Outcome:
-        """Starts a stopped service, or one whose server has died."""
-        return self._waited(name, self.begin(name))
+    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
+        """Starts a stopped service, or one whose server has died. wait: as for `up`."""
+        return self._waited(name, self.begin(name), wait)
 
-    def restart(self, name: str) -> Outcome:
-        """A new generation of the same spec, as an upgrade is: no client notices."""
-        outcome = self._waited(name, self.begin_restart(name))
+    def restart(self, name: str, *, wait: bool = True) -> Outcome:
+        """A new generation of the same spec, as an upgrade is: no client notices. wait: as for
+        `up`."""
+        outcome = self._waited(name, self.begin_restart(name), wait)
         outcome.did = "restarted"
         return outcome
 

@@ -89,6 +89,49 @@ def test_whether_something_is_due_is_seen_without_the_lock(box: Lab) -> None:
     wait_until(is_due, "the deadline to pass")
 
 
+@pytest.mark.req("N8", "N9")
+@pytest.mark.parametrize("word", ["run", "apply", "restart"])
+def test_no_wait_leaves_the_old_server_to_a_later_command(
+    box: Lab, tmp_path: Path, word: str
+) -> None:
+    echo.run(box, "--drain", "0")
+    with echo.hold(box, CLOUD4) as held:
+        if word == "run":
+            said = echo.run(
+                box, "--replace", "--no-wait", "--drain", "0", server=echo.command("newer")
+            )
+        elif word == "apply":
+            spec = tmp_path / "web.toml"
+            text = echo.viscum(box, "export", "web").stdout
+            spec.write_text(text.replace('"edge"', '"newer"'))
+            said = echo.viscum(box, "apply", "--no-wait", str(spec))
+        else:
+            said = echo.viscum(box, "restart", "--no-wait", "web")
+        assert "the old server of web still has flows" in said.stderr
+        assert after_tidying(box) == ["live", "draining"]
+        assert held.alive()
+        with echo.hold(box, CLOUD4) as new:
+            assert new.pid != held.pid
+    wait_until(lambda: after_tidying(box) == ["live"], "its end")
+
+
+def after_tidying(box: Lab) -> list[str]:
+    """The states of its generations, newest first."""
+    echo.viscum(box, "tidy")
+    return [g["state"] for g in echo.status(box)["generations"]]
+
+
+@pytest.mark.req("N9")
+def test_stop_without_waiting(box: Lab) -> None:
+    echo.run(box, "--drain", "0")
+    with echo.hold(box, CLOUD4) as held:
+        assert echo.viscum(box, "stop", "--no-wait", "web").stdout == "web draining\n"
+        assert held.alive()
+        assert echo.who(box, CLOUD4) == "cloud"
+    wait_until(lambda: after_tidying(box) == [], "its end")
+    assert echo.status(box)["state"] == "stopped"
+
+
 @pytest.mark.req("N9", "C1")
 def test_enable_lets_a_controller_look_again(box: Lab) -> None:
     """Also where it changes nothing but what a controller holds back."""

@@ -116,6 +116,24 @@ def test_flows_that_are_waited_for_and_reset_are_counted(box: Lab) -> None:
 
 
 @pytest.mark.req("C5")
+def test_flows_that_are_not_waited_for(box: Lab) -> None:
+    """The controller ends what the last of them leaves."""
+    remote(box, *run_words("--drain", "0"))
+    with echo.hold(box, CLOUD4) as held:
+        done = remote(box, *run_words(
+            "--replace", "--no-wait", "--drain", "0", server=echo.command("newer")))  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "web moved to a new generation\n"), done
+        assert echo.who(box, CLOUD4) == "newer"
+        with echo.hold(box, CLOUD4) as newer:
+            done = remote(box, "restart", "--no-wait", "web")
+            assert (done.returncode, "moved to new processes" in done.stdout) == (0, True), done
+            assert remote(box, "stop", "--no-wait", "web").stdout == "web draining\n"
+            assert held.alive()
+            assert newer.alive()
+    wait_until(lambda: echo.status(box)["state"] == "stopped", "its end")
+
+
+@pytest.mark.req("C5")
 def test_an_upgrade_that_replaces(box: Lab) -> None:
     words = ("--upgrade", "replace", "--drain", "30s")
     remote(box, *run_words(*words))

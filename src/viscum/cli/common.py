@@ -92,6 +92,14 @@ class Duration(click.ParamType[float]):
 DURATION = Duration()
 
 
+no_wait_option = click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Do not wait for open flows: a later command, `tidy` or the controller ends the old"
+    " server when they have ended.",
+)
+
+
 def each(names: tuple[str, ...], all_: bool, known: Target, act: Callable[[str], None]) -> None:
     """`act` for every name, or for all; unknown names are refused before the first is touched."""
     world = known.load()

@@ -87,57 +87,59 @@ def _steered(result: Outcome) -> None:
         note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
 
 
-def for_each(act: Callable[[Target, str], Outcome]) -> click.Command:
-    """The command that does nothing else than `act`, whose name and help it takes."""
+def for_each(act: Callable[[Target, str, bool], Outcome]) -> click.Command:
+    """The command that does nothing else than `act` (on what, to which service, whether to wait for
+    flows), whose name and help it takes."""
 
     @click.command(act.__name__, help=act.__doc__)
     @names_argument
     @all_option
+    @common.no_wait_option
     @click.pass_context
-    def command(ctx: click.Context, names: tuple[str, ...], all_: bool) -> None:
+    def command(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool) -> None:
         host = common.target(ctx)
-        common.each(names, all_, host, lambda name: common.outcome(act(host, name)))
+        common.each(names, all_, host, lambda name: common.outcome(act(host, name, not no_wait)))
 
     return command
 
 
 @for_each
-def stop(host: Target, name: str) -> Outcome:
+def stop(host: Target, name: str, wait: bool) -> Outcome:
     """End the server after its last flow (or its drain limit); the spec is kept.
 
     \b
     Example:
       viscum stop web
     """
-    return host.stop(name)
+    return host.stop(name, wait=wait)
 
 
 @for_each
-def start(host: Target, name: str) -> Outcome:
+def start(host: Target, name: str, wait: bool) -> Outcome:
     """Start a stopped service, or one whose server has ended.
 
     \b
     Example:
       viscum start web
     """
-    return host.start_again(name)
+    return host.start_again(name, wait=wait)
 
 
 @for_each
-def restart(host: Target, name: str) -> Outcome:
+def restart(host: Target, name: str, wait: bool) -> Outcome:
     """Move to new processes of the same spec, as an upgrade does: no client notices.
 
     \b
     Example:
       viscum restart web
     """
-    return host.restart(name)
+    return host.restart(name, wait=wait)
 
 
 @click.command()
 @names_argument
 @all_option
-@click.option("--no-wait", is_flag=True, help="Return at once; a later command finishes it.")
+@common.no_wait_option
 @click.option("--now", is_flag=True, help="Reset its client connections instead of waiting.")
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, now: bool) -> None:

@@ -153,7 +153,7 @@ class RemoteHost:
 
     # ---- changing
 
-    def up(self, spec: Spec, *, replacing: bool = True) -> Outcome:
+    def up(self, spec: Spec, *, replacing: bool = True, wait: bool = True) -> Outcome:
         headers = {}
         if not replacing:
             found = self._service(spec.name)
@@ -161,7 +161,8 @@ class RemoteHost:
                 headers["if-none-match"] = "*"
             elif _spec(found["spec"]) != spec:
                 raise _runs_already(spec.name)
-        change = _Change("PUT", path("services", spec.name), "upgraded", _is_up)
+        until = _is_up if wait else _has_begun
+        change = _Change("PUT", path("services", spec.name), "upgraded", until)
         try:
             return self._changed(spec.name, change, to_mapping(spec), headers=headers)
         except Refused as refused:
@@ -185,14 +186,17 @@ class RemoteHost:
         given |= {"now": True} if drain == 0 else {"drain": drain}
         return self._act(name, "disable", "disabled", _is_reset if drain else _at_once, given)
 
-    def stop(self, name: str) -> Outcome:
-        return self._act(name, "stop", "stopped", _has_stopped, {})
+    def stop(self, name: str, *, wait: bool = True) -> Outcome:
+        outcome = self._act(name, "stop", "stopped", _has_stopped if wait else _at_once, {})
+        if not wait and not _has_stopped(self._service(name)):
+            outcome.did = "draining"
+        return outcome
 
-    def start_again(self, name: str) -> Outcome:
-        return self._act(name, "start", "started", _is_up, {})
+    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
+        return self._act(name, "start", "started", _is_up if wait else _has_begun, {})
 
-    def restart(self, name: str) -> Outcome:
-        return self._act(name, "restart", "restarted", _is_up, {})
+    def restart(self, name: str, *, wait: bool = True) -> Outcome:
+        return self._act(name, "restart", "restarted", _is_up if wait else _has_begun, {})
 
     def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Outcome:
         change = _Change("DELETE", path("services", name), "removed", _never if wait else _at_once)
@@ -288,6 +292,12 @@ def _is_up(one: Any) -> bool:
     generations = one["status"]["generations"]
     draining = any(g["state"] == "draining" for g in generations)
     return bool(generations) and not draining and bool(one["wanted"]["running"])
+
+
+def _has_begun(one: Any) -> bool:
+    """Whatever still drains."""
+    generations = one["status"]["generations"]
+    return any(g["state"] != "draining" for g in generations) and bool(one["wanted"]["running"])
 
 
 def _has_stopped(one: Any) -> bool:

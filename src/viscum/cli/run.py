@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--save", is_flag=True, help="Also keep it in /etc/viscum/services.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--foreground", is_flag=True, help="Stay until the server ends, then clean up.")
+@common.no_wait_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARG]…")
 @click.pass_context
 def run(ctx: click.Context, /, **given: Any) -> None:
@@ -75,7 +76,7 @@ def run(ctx: click.Context, /, **given: Any) -> None:
         if given["foreground"]:
             here = common.local(host, "--foreground")
             ctx.exit(here.stay(spec, replacing=given["replace"], begun=begun))
-        begun(host.up(spec, replacing=given["replace"]))
+        begun(host.up(spec, replacing=given["replace"], wait=not given["no_wait"]))
 
 
 def report(host: Target, spec: Spec, result: Outcome) -> None:
@@ -150,8 +151,11 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
 @click.argument("files", nargs=-1, required=True, metavar="FILE|DIR…")
 @click.option("--dry-run", is_flag=True, help="Show the difference and change nothing.")
 @click.option("--prune", is_flag=True, help="Remove services that no file names; never a tenant's.")
+@common.no_wait_option
 @click.pass_context
-def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool) -> None:
+def apply(
+    ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool, no_wait: bool
+) -> None:
     """Make the services what spec files say: shows the difference, then acts.
 
     \b
@@ -180,7 +184,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
     failed = theirs = 0
     for spec in specs:
         try:
-            report(host, spec, host.up(spec))
+            report(host, spec, host.up(spec, wait=not no_wait))
         except ViscumError as error:  # the others are not to suffer, at boot above all
             if spec in own:
                 failed = fail(error)
@@ -191,7 +195,7 @@ def apply(ctx: click.Context, files: tuple[str, ...], dry_run: bool, prune: bool
         if failed:  # what was to take its place may be what failed
             note(f"{name} stays, since not everything could be applied")
         else:
-            common.outcome(host.remove(name))
+            common.outcome(host.remove(name, wait=not no_wait))
     ctx.exit(failed if own else theirs)
 
 
