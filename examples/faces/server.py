@@ -9,7 +9,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from urllib.parse import urlsplit
 
 from websockets.frames import CloseCode
 
@@ -108,7 +107,7 @@ class Handler(BaseHandler):
             self.answer(self._detect)
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path = self.target.path
         if path == "/status":
             self.answer(lambda: (200, self.server.service.status()))
         elif path == "/stream":
@@ -118,7 +117,7 @@ class Handler(BaseHandler):
             self.answer(_nothing_here)
 
     def _detect(self) -> tuple[int, Answer]:
-        if urlsplit(self.path).path != "/detect":
+        if self.target.path != "/detect":
             return _nothing_here()
         if self.headers.get_content_type() not in KINDS:
             raise Refused(415, "send one JPEG as the body, with Content-Type: image/jpeg")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from plates.intake import image_of_base64, image_of_form, query
 from serving.handler import Answer, Refused
@@ -32,7 +31,7 @@ class Handler(BaseHandler):
             self.answer(self._recognize)
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path = self.target.path
         if path == "/status":
             self.answer(lambda: (200, self.server.service.status()))
         elif (name := path[1:] or "index.html") in _pages():
@@ -42,11 +41,10 @@ class Handler(BaseHandler):
 
     def _recognize(self) -> tuple[int, Answer]:
         service = self.server.service
-        where = urlsplit(self.path)
-        version, _, method = where.path.strip("/").rpartition("/")
+        version, _, method = self.target.path.strip("/").rpartition("/")
         if version not in ("v2", "v3") or method not in ("recognize", "recognize_bytes"):
             return _nothing_here()
-        asked = query(where.query, service.config.key, self.client_address[0])
+        asked = query(self.target.query, service.config.key, self.client_address[0])
         if method == "recognize":
             image = image_of_form(self.body(), self.headers.get("Content-Type", ""))
         else:

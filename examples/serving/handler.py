@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
 
 from serving.limits import Patience, client_of
 
@@ -32,11 +33,12 @@ class Refused(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. Of a subclass, the do_… methods call `answer`."""
+    """One connection. Of a subclass, the do_… methods call `answer`. target: what is asked for."""
 
     sys_version = ""
     protocol_version = "HTTP/1.1"
     server: Server
+    target: SplitResult
 
     def setup(self) -> None:
         self.limits = self.server.room.limits
@@ -50,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_one_request(self) -> None:
         self.patient(self.limits.upload_seconds)
+        self._unread = True  # more of it may be on its way
         super().handle_one_request()
 
     def patient(self, seconds: float) -> None:
@@ -57,6 +60,17 @@ class Handler(BaseHTTPRequestHandler):
         self._patience.until = time.monotonic() + seconds
 
     # --- what is asked for ----------------------------------------------------------------------
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        self._unread = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+        try:
+            self.target = urlsplit(self.path)
+        except ValueError:
+            self.send_error(400, "the path can't be read")
+            return False
+        return True
 
     def body(self) -> bytes:
         """It counts among what is uploaded until the answer has been sent. Raises Refused."""
@@ -68,15 +82,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _read(self, length: int) -> bytes:
         """Raises Refused."""
-        self._unread = length
         try:
             body = self.rfile.read(length)
         except TimeoutError:
             seconds = self.limits.upload_seconds
             raise Refused(408, f"the upload took more than {seconds:g} s") from None
-        self._unread = 0
         if len(body) < length:
             raise Refused(400, f"the upload ended after {len(body)} of {length} bytes")
+        self._unread = False
         return body
 
     def _length(self) -> int:
@@ -84,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         most = self.limits.max_bytes
         if "Transfer-Encoding" in self.headers:
             raise Refused(411, "send the body with a Content-Length, not in chunks")
-        words = self.headers.get("Content-Length", "")
+        words = ",".join(self.headers.get_all("Content-Length", ()))  # two are none
         if not (words.isascii() and words.isdigit()):
             raise Refused(411, "the request has no Content-Length")
         if len(words) > 12 or int(words) > most:
@@ -96,7 +109,6 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._length()
         except Refused as refused:
-            self.close_connection = True
             self.refuse(refused)
             return False
         return super().handle_expect_100()
@@ -109,7 +121,6 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(make)
 
     def _answer(self, make: Callable[[], tuple[int, Answer]]) -> None:
-        self._unread = -1  # the body, if there is one, has not been looked at
         try:
             status, answer = make()
         except Refused as refused:
@@ -119,12 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         except Exception:
             traceback.print_exc()
             status, answer = 500, Refused(500, "the server has failed; its log says more").answer
-        rest = self._unread != 0 and self.command == "POST"
-        if rest:
-            self.close_connection = True
         self.send(status, answer)
-        if rest:
-            self.linger()
 
     def refuse(self, refused: Refused) -> None:
         self.send(refused.status, refused.answer)
@@ -134,6 +140,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_bytes(self, status: int, body: bytes, kind: str, **headers: str) -> None:
         self.connection.settimeout(self.limits.upload_seconds)
+        if self._unread:  # what comes next may be the rest of a body
+            self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -146,6 +154,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
+        if self.close_connection:
+            self.linger()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses: bad request lines, methods that are not there."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
-from functools import partial
 from typing import Any
 
 from e2e.net import sock
@@ -30,21 +30,30 @@ def refused(told: tuple[int, Any], status: int, words: str) -> None:
     assert words in told[1]["error"], told
 
 
-def connect(lab: Lab, role: str = "ue") -> socket.socket:
-    connection = sock(lab, role, CLOUD4)
-    connection.connect((CLOUD4, 80))
+def connect(
+    lab: Lab, role: str = "ue", address: str = CLOUD4, port: int = 80, timeout: float = 60
+) -> socket.socket:
+    connection = sock(lab, role, address, timeout=timeout)
+    connection.connect((address, port))
     return connection
 
 
 def whole(connection: socket.socket) -> bytes:
-    """All that comes, to the end of the connection."""
-    return b"".join(iter(partial(connection.recv, 4096), b""))
+    """All that comes, to the end of the connection, also one that is cut off."""
+    came = b""
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(1 << 16):
+            came += data
+    return came
 
 
 def drip(connection: socket.socket, data: bytes) -> bytes:
     """Sends a byte now and then until it is answered or hung up on; what came."""
     for place in range(len(data)):
-        connection.send(data[place : place + 1])
+        try:
+            connection.send(data[place : place + 1])
+        except ConnectionError:
+            return b""
         if select.select([connection], [], [], 0.2)[0]:
             return whole(connection)
     raise AssertionError("nobody minded")
