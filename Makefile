@@ -39,7 +39,7 @@ test: setup  ## everything (as root, in its own namespaces; about ten minutes)
 	@$(PYTEST) $(SPREAD) $(ARGS)
 
 unit: setup  ## what needs neither root nor a kernel; seconds
-	@$(PY) -m pytest tests/unit $(ARGS)
+	@$(PY) -m pytest tests/unit examples/*/unit $(ARGS)
 
 acceptance: setup  ## everything, then requirement -> tests -> result -> figure
 	@$(PYTEST) $(SPREAD) --acceptance $(ARGS)

@@ -1,14 +1,12 @@
-"""How it is counted what was found, and that the same seed draws the same."""
+"""How it is counted what was found."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faces.accuracy import Score, overlap, score
-from faces.scene import draw, known
 
 pytestmark = pytest.mark.req("U4")
 
@@ -39,13 +37,3 @@ def test_overlap() -> None:
 def test_score(boxes: list[tuple[int, int, int, int]], counted: Score) -> None:
     assert score(found(*boxes), TRUTH) == counted
     assert score(found(*boxes), {"faces": [], "uncounted": []}) == Score(0, 0, len(boxes))
-
-
-def test_the_same_seed_draws_the_same_and_another_something_else(tmp_path: Path) -> None:
-    one, same, other = tmp_path / "one", tmp_path / "same", tmp_path / "other"
-    for directory, seed in (one, 1), (same, 1), (other, 2):
-        draw(directory, 1, seed)
-    for name in known(one):
-        assert (one / name).read_bytes() == (same / name).read_bytes()
-        assert (one / name).read_bytes() != (other / name).read_bytes()
-    assert known(one) == known(same) != known(other)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from plates.client import request
 from plates.intake import image_of_base64, image_of_form, query
 from serving.handler import Refused
-from serving.limits import Share, client_of
 
 pytestmark = pytest.mark.req("U1")
 
@@ -57,24 +56,3 @@ def test_whatever_it_is_it_is_refused(body: bytes, words: str) -> None:
         query(f"country=eu&topn={words}", "", "10.1.0.2")
     except Refused:
         pass
-
-
-def test_a_share_is_for_each_and_in_all() -> None:
-    share = Share(total=5, each=3)
-    assert share.take("a", 3)
-    assert not share.take("a")
-    assert not share.take("b", 3)
-    assert share.take("b", 2)
-    assert not share.take("c")
-    share.give("a", 3)
-    with share.lent("c", 3) as free:
-        assert free
-        with share.lent("a", 1) as free:
-            assert not free
-    assert share.take("a", 3)
-
-
-def test_who_has_a_network_is_one_client() -> None:
-    assert client_of("192.0.2.7") == "192.0.2.7"
-    assert client_of("2001:db8:1::2") == client_of("2001:db8:1:0:ffff::9") == "2001:db8:1::"
-    assert client_of("fe80::1%wlan0") == "fe80::"

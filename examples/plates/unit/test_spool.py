@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from plates.spool import Spool
+from support import need_root
 
 LIMIT = 1 << 20
 WRITER = """
@@ -29,6 +30,7 @@ while True:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 kB."""
+    need_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=True)
     yield tmp_path
     subprocess.run(["umount", tmp_path], check=True)
@@ -94,7 +96,7 @@ def test_a_file_that_is_written_to_is_nobody_elses(tmp_path: Path) -> None:
 @pytest.mark.req("U1")
 def test_a_writer_killed_at_any_moment_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     words = [sys.executable, "-c", WRITER, str(tmp_path)]
-    paths = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
     writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | paths)
     assert writer.stdout
     for line in writer.stdout:
