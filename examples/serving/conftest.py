@@ -141,9 +141,11 @@ def hasty(hasty_server: Tiny) -> Iterator[Tiny]:
 
 
 def unshaken(tiny: Tiny) -> Iterator[Tiny]:
-    """Whatever a test sends, the same process serves the next client, who finds room, and nothing
-    was a failure of the server's."""
+    """Whatever a test sends, the same process serves the next client, who finds room; nothing was a
+    failure of the server's, and no request fills its log."""
     yield tiny
     tiny.await_status(200)
     assert tiny.child.poll() is None
-    assert "Traceback" not in tiny.log.read_text()
+    log = tiny.log.read_text()
+    assert "Traceback" not in log
+    assert "HTTP/" not in log
