@@ -247,7 +247,7 @@ def test_start_of_a_server_that_is_just_ending_starts_it_when_it_has(box: Lab, f
     echo.run(box, server=("sh", "-c", program, "sh", *echo.command("edge")))
     (old,) = _pids(box)
     os.kill(old, signal.SIGTERM)
-    wait_until(lambda: echo.who(box, CLOUD4) == "cloud", "it listens no more")
+    wait_until(lambda: echo.status(box)["state"] == "not listening", "it listens no more")
     starting = echo.begin(box, "start", "web")
     assert starting.stderr
     assert "waiting until it listens" in starting.stderr.readline()
