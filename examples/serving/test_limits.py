@@ -14,6 +14,7 @@ import pytest
 
 from e2e.stranger import drip, refused, whole
 from serving.conftest import CONNECTIONS, EACH, MOST, SECONDS, Tiny, answer, head
+from serving.handler import LINGER
 
 pytestmark = pytest.mark.req("U1", "U4")
 
@@ -77,6 +78,12 @@ def test_one_who_does_not_read_is_hung_up_on(hasty: Tiny) -> None:
     ask = b"GET /large HTTP/1.1\r\n\r\n"
     with at_least(SECONDS), held(hasty, EACH, data=ask):
         hasty.await_status(200)
+
+
+def test_one_who_is_refused_and_stays_is_hung_up_on(tiny: Tiny) -> None:
+    """Also by a server that would wait long for an upload."""
+    with at_least(LINGER), held(tiny, EACH, data=head(MOST + 1)):
+        tiny.await_status(200)
 
 
 def test_every_request_has_its_time(hasty: Tiny) -> None:
