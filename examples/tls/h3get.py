@@ -9,6 +9,7 @@ Gets https://NAME/ so often, each time by a connection of its own, and prints a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -20,8 +21,23 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import AlertDescription
 
 TIMEOUT = 10.0  # seconds
+
+
+CRYPTO = 0x100  # from there on QUIC's errors are TLS alerts, RFC 9001 4.8
+
+
+def in_words(end: ConnectionTerminated) -> str:
+    """Why a connection has ended: the error's or TLS alert's name, and what is said of it."""
+    code, name = end.error_code, f"error {end.error_code:#x}"
+    if end.frame_type is not None:  # else it is HTTP/3's own
+        with contextlib.suppress(ValueError):
+            known = AlertDescription(code - CRYPTO) if code >= CRYPTO else QuicErrorCode(code)
+            name = known.name.lower().replace("_", " ")
+    return f"{name}: {end.reason_phrase}".removesuffix(": ")
 
 
 class Getting(QuicConnectionProtocol):
@@ -47,7 +63,7 @@ class Getting(QuicConnectionProtocol):
         if self.answer.done():
             return
         if isinstance(event, ConnectionTerminated):
-            self.answer.set_exception(ConnectionError(event.reason_phrase))
+            self.answer.set_exception(ConnectionError(in_words(event)))
             self.answer.exception()  # seen, whoever waits for it
             return
         for found in self._http.handle_event(event):
@@ -67,8 +83,9 @@ async def get(address: str, name: str, authority: str) -> tuple[str, float]:
     configuration.load_verify_locations(cafile=authority)
     begun = time.monotonic()
     async with asyncio.timeout(TIMEOUT):
+        # Not to wait for the connection: why there is none is told to who waits for the answer.
         async with connect(
-            address, 443, configuration=configuration, create_protocol=Getting
+            address, 443, configuration=configuration, create_protocol=Getting, wait_connected=False
         ) as client:
             assert isinstance(client, Getting)
             client.get(name)

@@ -111,7 +111,7 @@ def play(scene: Stage, figures: Figures) -> None:
     noted = site.apply(site.issue("other", "other.example"))
     print(*(line for line in noted.splitlines() if "443/" in line), sep="\n")
     https, http3 = site.https()[0], site.http3(1)
-    print(f"  {https}; HTTP/3: {http3 if isinstance(http3, list) else http3.rstrip(': ')}")
+    print(f"  {https}; HTTP/3: {http3}")
     figures.add("clients that reject the wrong one", (https == "curl: 60") + (http3 != "edge"
                 and isinstance(http3, str)), "of 2")  # fmt: skip
     foretold = [line for line in noted.splitlines() if "reject its certificate" in line]

@@ -86,3 +86,12 @@ def test_a_certificate_that_the_server_can_not_use(
     assert "ended before it listened" in done.stderr
     assert "the new generation is removed; tls goes on as it was" in done.stderr
     assert site.https()[0] == "edge"
+
+
+@pytest.mark.req("U6")
+def test_why_http3_was_refused_is_said(site: Site) -> None:
+    site.apply(site.issue("other", "other.example"))
+    said = site.http3(1)
+    assert isinstance(said, str)
+    assert said.startswith("refused: bad certificate: ")
+    assert CLOUD_NAME in said
