@@ -143,7 +143,7 @@ class _Asking:
                 "ok",
                 "{who} may use QUIC; its certificate can't be looked at, since aioquic is not "
                 "installed",
-                "pip install 'viscum[quic]'",
+                "in Viscum's checkout: make setup, or pip install '.[quic]'",
             )
             return
         protocol = QUIC.get(port.first, "h3")

@@ -310,7 +310,7 @@ def test_without_aioquic(site: Site) -> None:
         "sys.argv = ['viscum', 'doctor', 'web']; main()"
     )
     done = site.lab.run("ap", [sys.executable, "-c", code], env=site.environment)
-    assert "aioquic is not installed\n      pip install 'viscum[quic]'" in ok(done)
+    assert "aioquic is not installed\n      in Viscum's checkout: make setup" in ok(done)
 
 
 @pytest.mark.req("U6")

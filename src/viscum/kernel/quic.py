@@ -1,4 +1,4 @@
-"""The same question over QUIC, by aioquic (`viscum[quic]`): import it only to ask.
+"""The same question over QUIC, by aioquic (the extra `quic`): import it only to ask.
 
 aioquic judges a certificate by what this box trusts, as its other clients do, and ends at the first
 thing that is wrong.

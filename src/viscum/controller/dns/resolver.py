@@ -29,7 +29,8 @@ async def ask(name: str, kind: Kind, servers: tuple[str, ...]) -> Answer:
         import dns.message  # noqa: F401  `read` needs it
     except ImportError:
         raise Unanswered(
-            f"{name} {kind}: dnspython is not installed: pip install 'viscum[controller]'"
+            f"{name} {kind}: dnspython is not installed; "
+            "next: in Viscum's checkout, make setup, or pip install '.[controller]'"
         ) from None
     why: dict[str, str] = {}
     for _ in range(ROUNDS):
