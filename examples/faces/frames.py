@@ -1,9 +1,10 @@
 """What a camera sees that pans over photographs of people: JPEG frames, each kind with one thing
 that makes finding faces hard. The same seed gives the same frames.
 
-    python frames.py --downloads DIRECTORY --seed 4 --shots 4 --size 640x480 DIRECTORY
+    PYTHONPATH=examples .cache/examples/faces/bin/python -m faces.frames \\
+        --downloads .cache/examples/faces/downloads --seed 4 --shots 4 --size 640x480 DIRECTORY
 
-writes DIRECTORY/KIND-SHOT-NUMBER.jpg and DIRECTORY/faces.json: for each frame, where the `faces`
+in the checkout, after `make example-faces`, writes DIRECTORY/KIND-SHOT-NUMBER.jpg and DIRECTORY/faces.json: for each frame, where the `faces`
 are, and the `uncounted` ones, less than nine tenths of them in the picture, or painted.
 """
 

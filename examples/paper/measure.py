@@ -95,14 +95,18 @@ class Outcome:
 
 
 def commit() -> str:
-    """Of this checkout, "+" behind it if files differ from it."""
-    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
-    argv = [*git, "describe", "--always", "--dirty=+"]
+    """Of this checkout, "+" behind it if files differ from it. What git reads here it does not keep:
+    it would give the index of a user's checkout to root."""
+    git = ("git", "--no-optional-locks", "-c", f"safe.directory={ROOT}", "-C", str(ROOT))
+    ways = ("describe", "--always"), ("status", "--porcelain", "--untracked-files=no")
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"  # no git here
-    return done.stdout.strip() or "unknown"
+        name, differing = (
+            subprocess.run([*git, *way], capture_output=True, text=True, check=True).stdout.strip()
+            for way in ways
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # no git here, or no checkout of its
+    return name + "+" * bool(differing)
 
 
 def machine() -> str:

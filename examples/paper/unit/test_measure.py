@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kit import Figures
 from paper import measure
 from paper.docker import CANNOT, docker
 from paper.measured import Measured, Missing, Ours, number
+from support import need_program
 
 pytestmark = pytest.mark.req("U7")
 
@@ -88,6 +90,32 @@ def test_a_second_run_is_told_to_wait(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     assert measure.commit() == "unknown"
+
+
+def test_reading_the_commit_leaves_the_index_to_its_owner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also when git would like to refresh it: a file has been touched."""
+    need_program("git")
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    assert measure.commit() == "unknown"
+    file, index = tmp_path / "file", tmp_path / ".git" / "index"
+    file.write_text("as it was")
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com")
+    for words in ("init -q", "add file", "commit -q -m first"):
+        subprocess.run([*git, *words.split()], check=True)
+    if os.geteuid() == 0:
+        for path in (tmp_path, *tmp_path.rglob("*")):
+            os.chown(path, 65534, 65534)
+    os.utime(file, (1, 1))
+    before = index.stat()
+    assert re.fullmatch("[0-9a-f]{7,}", measure.commit())
+    file.write_text("changed")
+    assert re.fullmatch(r"[0-9a-f]{7,}\+", measure.commit())
+    after = index.stat()
+    assert (after.st_ino, after.st_uid, after.st_mtime_ns) == (
+        before.st_ino, before.st_uid, before.st_mtime_ns,
+    )  # fmt: skip
 
 
 def test_a_ratio_of_what_was_measured_in_turn_has_its_spread(tmp_path: Path) -> None:
