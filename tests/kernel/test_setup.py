@@ -151,6 +151,17 @@ def test_what_root_makes_in_a_users_checkout_is_the_users(tmp_path: Path) -> Non
 
 
 @pytest.mark.req("N1")
+def test_what_root_makes_can_be_read_whatever_the_users_umask(tmp_path: Path) -> None:
+    words = ["sh", ROOT / "scripts" / "as-root", "mkdir", "made"]
+    for name, owner in (("roots", 0), ("users", 65534)):
+        checkout = tmp_path / name
+        checkout.mkdir()
+        os.chown(checkout, owner, owner)
+        subprocess.run(words, cwd=checkout, check=True, umask=0o077)
+        assert (checkout / "made").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.req("N1")
 def test_an_interrupted_command_of_roots_is_waited_for(tmp_path: Path) -> None:
     """It takes away what it has made, and then the user gets the rest."""
     os.chown(tmp_path, 65534, 65534)
