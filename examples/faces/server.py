@@ -93,7 +93,6 @@ class Service:
 
 class Server(BaseServer):
     def __init__(self, service: Service) -> None:
-        """Raises OSError."""
         self.service = service
         super().__init__(Handler, Room(service.config), service.config.port)
 

@@ -23,13 +23,12 @@ class Server(BaseServer):
     def __init__(
         self, service: Service, room: Room, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Raises OSError."""
         self.service = service
         super().__init__(Handler, room, port, tls)
 
 
 def servers(service: Service) -> list[Server]:
-    """Raises OSError."""
+    """Raises OSError if the certificate can't be used."""
     config = service.config
     room = Room(config)
     made = [Server(service, room, config.port)]

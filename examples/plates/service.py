@@ -81,10 +81,16 @@ class Service:
     def status(self) -> Answer:
         return {
             "site": self.config.site,
-            "database": (self.courier.trouble or "ok") if self.config.database else "none",
+            "database": self._database(),
             "waiting": self.spool.count(),
             "delivered": self.courier.delivered,
         }
+
+    def _database(self) -> str:
+        """ok: so it was when something was last brought there."""
+        if not self.config.database:
+            return "none"
+        return self.courier.trouble or ("ok" if self.courier.delivered else "not tried yet")
 
 
 def _timestamp(when: float) -> str:

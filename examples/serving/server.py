@@ -51,11 +51,16 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self, handler: type[Handler], room: Room, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
-        """room: for all clients; servers on several ports may have one together. Raises OSError."""
+        """room: for all clients; servers on several ports may have one together. Exits with words
+        if the port can't be had."""
         self.room = room
         self.tls = tls
         self.busy = Busy()
-        super().__init__(("::", port), handler)
+        try:
+            super().__init__(("::", port), handler)
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            sys.exit(f"{handler.server_version}: can't listen on port {port}: {why}")
 
     def server_bind(self) -> None:
         """HTTPServer's own would ask DNS for our name, which may take its time to fail."""
