@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from viscum.errors import ViscumError
 from viscum.ops import Op
 
+LONGEST = 400  # characters of a hint
+
 
 class OpFailed(ViscumError):
     """An Op failed; `op` is it. The ones before it are done, those after it are not."""
@@ -17,9 +19,17 @@ class OpFailed(ViscumError):
             detail = repr(error)
         super().__init__(
             f"could not {op.describe()}: {detail}",
-            hint=getattr(error, "hint", "") or "by hand: " + " && ".join(op.shell())[:400],
+            hint=getattr(error, "hint", "") or _by_hand(op),
         )
         self.op = op
+
+
+def _by_hand(op: Op) -> str:
+    """Its commands, to see what they say; those that start a server are too long to be typed."""
+    commands = " && ".join(op.shell())
+    if len(commands) > LONGEST:
+        return "`viscum plan FILE --as-shell` of its spec shows the step as commands"
+    return f"by hand: {commands}"
 
 
 def apply(ops: Iterable[Op], told: Callable[[Op], None] = lambda op: None) -> None:

@@ -1,16 +1,27 @@
-"""Whether a spec's server can be run on this box: its program, directories and user."""
+"""Whether a spec's server can be run on this box: its programs, directories and user."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from viscum.errors import Problem
 from viscum.kernel import identity, process
-from viscum.spec import Spec
+from viscum.spec import Run, Spec
 
 HIDDEN = ("/tmp", "/run")  # private to each instance
+ANYWHERE = identity.mask(["dac-override"]) | identity.mask(["dac-read-search"])
+NOBODY_ELSE = -1  # a uid and gid that own nothing
+
+
+class Who(NamedTuple):
+    """Whom the server runs as; words: the same for an operator."""
+
+    user: identity.User
+    capabilities: int
+    words: str
 
 
 def process_problems(spec: Spec) -> Iterator[Problem]:
@@ -21,11 +32,12 @@ def process_problems(spec: Spec) -> Iterator[Problem]:
     if root and not os.path.isdir(root):
         yield Problem("run.root", root, "is not a directory", "unpack the root file system there")
         return
-    if run.user is not None and not strict:
-        try:
-            identity.look_up(run.user, run.root)
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
+    try:
+        who = _who(run)
+    except (OSError, ValueError) as error:
+        who = None
+        why = getattr(error, "strerror", None) or str(error)
+        if run.user is not None:
             yield Problem("run.user", run.user, why, "see `getent passwd` and `getent group`")
     hidden = _nothing if root else _sandbox_hides if strict else _hides
     directory = run.working_directory
@@ -34,13 +46,16 @@ def process_problems(spec: Spec) -> Iterator[Problem]:
             yield _is_hidden("run.working-directory", directory, why)
         elif not os.path.isdir(root + directory):
             yield Problem("run.working-directory", directory, "is not a directory", "create it")
-        elif strict and (closed := _closed(root, directory)):
-            yield _is_closed("run.working-directory", directory, closed)
-    if spec.command:
-        path = dict(run.environment).get("PATH", process.PATH)
-        yield from _command(spec.command[0], root, path, hidden)
-        if strict and (closed := _closed(root, spec.command[0])):
-            yield _is_closed("command[0]", spec.command[0], closed)
+        elif who and (closed := _closed(root, directory, who)):
+            yield _is_closed("run.working-directory", directory, closed, who)
+    asked = spec.probe.command if spec.probe.type == "exec" else ()
+    path = dict(run.environment).get("PATH", process.PATH)
+    for field, argv in (("command", spec.command), ("run.ready", run.ready),
+                        ("probe.command", asked)):  # fmt: skip
+        for program in argv[:1]:
+            yield from _program(f"{field}[0]", program, root, path, hidden)
+            if who and (closed := _closed(root, program, who)):
+                yield _is_closed(f"{field}[0]", program, closed, who)
     if strict:
         from viscum.kernel import seccomp
 
@@ -48,25 +63,39 @@ def process_problems(spec: Spec) -> Iterator[Problem]:
             yield Problem("run.sandbox", "strict", why, "run it elsewhere, or without a sandbox")
 
 
-def _command(program: str, root: str, path: str, hidden: Callable[[str], str]) -> Iterator[Problem]:
+def _who(run: Run) -> Who:
+    """Raises OSError, ValueError for a user that there is not."""
+    if run.sandbox == "strict":
+        return Who(identity.sandboxed(NOBODY_ELSE), 0, 'others, as with sandbox = "strict"')
+    user = identity.look_up(run.user, run.root)
+    try:
+        kept = identity.capabilities(run.capabilities, user.uid)
+    except OSError:  # one that can't be given: said when it is started
+        kept = ANYWHERE
+    return Who(user, kept, user.name if run.user else "root without the capability dac-override")
+
+
+def _program(
+    field: str, program: str, root: str, path: str, hidden: Callable[[str], str]
+) -> Iterator[Problem]:
     if not program.startswith("/"):
         found = [f"{d}/{program}" for d in path.split(":") if d.startswith("/")]
         if not any(_executable(root + f) and not hidden(f) for f in found):
             yield Problem(
-                "command[0]",
+                field,
                 program,
                 f"is not found in {path}",
                 "give its absolute path, or install it",
             )
         return
     if why := hidden(program):
-        yield _is_hidden("command[0]", program, why)
+        yield _is_hidden(field, program, why)
     elif not os.path.exists(root + program):
-        yield Problem("command[0]", program, "does not exist", "check the path, or install it")
+        yield Problem(field, program, "does not exist", "check the path, or install it")
     elif os.path.isdir(root + program):
-        yield Problem("command[0]", program, "is a directory", "name the program in it")
+        yield Problem(field, program, "is a directory", "name the program in it")
     elif not _executable(root + program):
-        yield Problem("command[0]", program, "can't be executed", f"chmod +x {root}{program}")
+        yield Problem(field, program, "can't be executed", f"chmod +x {root}{program}")
 
 
 def _executable(path: str) -> bool:
@@ -102,28 +131,43 @@ def _is_hidden(field: str, path: str, why: str) -> Problem:
     )
 
 
-def _closed(root: str, path: str) -> str:
-    """The first directory or program on the way there that others than its owner and group may not
-    use; "" if there is none, or nothing at all. What links lead to is looked at too."""
-    if not path.startswith("/"):
+def _closed(root: str, path: str, who: Who) -> str:
+    """The first directory or program on the way there that it may not use; "" if there is none, or
+    nothing at all. What links lead to is looked at too."""
+    if not path.startswith("/") or who.capabilities & ANYWHERE:
         return ""  # along PATH: programs of the system
     for start in {path, os.path.realpath(path)} if not root else {path}:
         at = root or "/"
         for name in ["", *start.strip("/").split("/")]:
             at = os.path.join(at, name) if name else at
             try:
-                mode = os.stat(at).st_mode
+                found = os.stat(at)
             except OSError:
                 break
-            if not mode & stat.S_IXOTH:
+            if not found.st_mode & _execute(found, who.user) and not _has_acl(at):
                 return at
     return ""
 
 
-def _is_closed(field: str, path: str, closed: str) -> Problem:
+def _execute(found: os.stat_result, user: identity.User) -> int:
+    """The bit of the mode that counts for that user, inode(7)."""
+    if found.st_uid == user.uid:
+        return stat.S_IXUSR
+    return stat.S_IXGRP if found.st_gid in (user.gid, *user.groups) else stat.S_IXOTH
+
+
+def _has_acl(path: str) -> bool:
+    """Whether more than the mode decides, acl(5)."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except OSError:
+        return False  # a file system without them
+
+
+def _is_closed(field: str, path: str, closed: str, who: Who) -> Problem:
     return Problem(
         field,
         path,
-        f'{closed} is closed to others, which a server with sandbox = "strict" is one of',
+        f"{closed} is closed to {who.words}",
         f"chmod o+rx {closed}, or move it elsewhere",
     )

@@ -374,9 +374,12 @@ def test_an_upgrade_that_is_not_ready_is_taken_back(site: Site) -> None:
     assert "now: the new generation is removed; web goes on as it was" in done.stderr
     assert site.pid() == old
     assert site.who() == "edge"
-    done = site.apply("", run='ready = ["/no/such"]\nenvironment = { A = "b" }')
+    script = site.ready.with_name("script")
+    script.write_text("#!/no/such\n")
+    script.chmod(0o755)
+    done = site.apply("", run=f'ready = ["{script}"]\nenvironment = {{ A = "b" }}')
     assert done.returncode == 1
-    assert "can't be asked whether it is ready: '/no/such': " in done.stderr
+    assert f"can't be asked whether it is ready: '{script}': " in done.stderr
     assert site.pid() == old
     site.ready.touch()
     site.serve("", run=site.needs_ready() + '\nenvironment = { A = "b" }')

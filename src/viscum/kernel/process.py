@@ -61,6 +61,13 @@ class Launch(Struct, frozen=True):
 class LaunchError(OSError):
     """Starting failed: `strerror` says at which step and why, `filename` on what."""
 
+    @property
+    def hint(self) -> str:
+        """What to do next; "" if nothing is known."""
+        if self.errno == errno.EACCES and self.filename:
+            return f"`namei -l {self.filename}` shows who may enter and execute what"
+        return ""
+
 
 def start(launch: Launch, *, foreground: bool = False) -> int:
     """Start it; returns its pid once the program has been executed.
