@@ -4,8 +4,9 @@ that makes finding faces hard. The same seed gives the same frames.
     PYTHONPATH=examples .cache/examples/faces/bin/python -m faces.frames \\
         --downloads .cache/examples/faces/downloads --seed 4 --shots 4 --size 640x480 DIRECTORY
 
-in the checkout, after `make example-faces`, writes DIRECTORY/KIND-SHOT-NUMBER.jpg and DIRECTORY/faces.json: for each frame, where the `faces`
-are, and the `uncounted` ones, less than nine tenths of them in the picture, or painted.
+in the checkout, after `make example-faces`, writes DIRECTORY/KIND-SHOT-NUMBER.jpg and
+DIRECTORY/faces.json: for each frame, where the `faces` are, and the `uncounted` ones, less than
+nine tenths of them in the picture, or painted.
 """
 
 from __future__ import annotations

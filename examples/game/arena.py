@@ -122,7 +122,7 @@ class Arena:
     def begin_apply(self, text: str) -> subprocess.Popen[Any]:
         """As `Stage.apply`, which comes back only when nobody plays on an older server any more."""
         path = self.scene.directory / "upgrade.toml"
-        path.write_text(text)
+        path.write_text(self.scene.here(text))
         viscum = str(Path(sys.executable).with_name("viscum"))
         return self.scene.server("ap", [viscum, "apply", str(path)])
 

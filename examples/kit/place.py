@@ -18,7 +18,7 @@ from pathlib import Path
 from viscum.errors import ViscumError
 from viscum.lab import Lab
 
-PLACES = Path("/var/tmp")
+PLACES = Path("/var/cache")  # which a strict sandbox shows to its service, unlike /var/tmp
 
 
 @contextlib.contextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kit.machine import need_reach, note_load
 from kit.place import clear_up, place
 from viscum.lab import CLOUD4, Lab
 
@@ -30,12 +33,9 @@ def installed(name: str) -> Path:
     return CACHE / name
 
 
-def spec_of(name: str, file: str = "spec.toml") -> str:
-    """The example's spec, with this checkout's paths instead of the real box's."""
-    text = (example_dir(name) / file).read_text()
-    return text.replace(f"{BOX}/{name}/venv", str(installed(name))).replace(
-        f"{BOX}/{name}", str(example_dir(name))
-    )
+def spec_of(name: str) -> str:
+    """The example's spec, as it is for a real box: `Stage.here` has the paths for a stage."""
+    return (example_dir(name) / "spec.toml").read_text()
 
 
 def with_environment(spec: str, **values: str) -> str:
@@ -58,6 +58,22 @@ class Stage:
         self.lab = lab
         self.directory = directory
 
+    @cached_property
+    def box(self) -> Path:
+        """A copy of the examples, readable by all, for BOX: a checkout may be in a home, which a
+        sandbox hides, and which may be closed to the users that servers run as."""
+        copy = self.directory / "examples"
+        shutil.copytree(
+            EXAMPLES, copy, ignore=shutil.ignore_patterns("__pycache__", "test_*", "unit")
+        )
+        subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
+        return copy
+
+    def here(self, spec: str) -> str:
+        """The spec with paths that are there on this stage instead of the real box's."""
+        spec = re.sub(f"{BOX}/([a-z]+)/venv", lambda found: str(installed(found[1])), spec)
+        return spec.replace(BOX, str(self.box)) if BOX in spec else spec
+
     def viscum(
         self, *words: str, ok: bool = True, **environment: str
     ) -> subprocess.CompletedProcess[str]:
@@ -71,7 +87,7 @@ class Stage:
     ) -> subprocess.CompletedProcess[str]:
         """The example's own spec, or this one."""
         path = self.directory / "spec.toml"
-        path.write_text(text or spec_of(self.name))
+        path.write_text(self.here(text or spec_of(self.name)))
         return self.viscum("apply", str(path), ok=ok, **environment)
 
     def status(self, service: str) -> dict[str, Any]:
@@ -99,7 +115,11 @@ class Stage:
 @contextlib.contextmanager
 def stage(name: str, **settings: Any) -> Iterator[Stage]:
     """settings: as for `viscum.lab.Lab`, RADIO, WAN and RTT where they say nothing else. What is
-    left of stages that were killed goes first."""
+    left of stages that were killed goes first. Exits with words if the example's service could not
+    run what is installed for it."""
+    note_load()
+    if installed(name).exists():
+        need_reach(spec_of(name), installed(name) / "bin" / "python")
     clear_up()
     settings = {"radio_rate": RADIO, "wan_rate": WAN, "wan_rtt": RTT} | settings
     with place(name) as directory, Lab(directory.name, **settings) as lab:

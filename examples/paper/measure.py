@@ -95,8 +95,8 @@ class Outcome:
 
 
 def commit() -> str:
-    """Of this checkout, "+" behind it if files differ from it. What git reads here it does not keep:
-    it would give the index of a user's checkout to root."""
+    """Of this checkout, "+" behind it if files differ from it. What git reads it is not to keep: it
+    would give the index of a user's checkout to root."""
     git = ("git", "--no-optional-locks", "-c", f"safe.directory={ROOT}", "-C", str(ROOT))
     ways = ("describe", "--always"), ("status", "--porcelain", "--untracked-files=no")
     try:

@@ -8,13 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kit import EXAMPLES, stage
+from kit import EXAMPLES, installed, stage
+from kit.machine import need_reach, note_load
 from kit.place import PLACES, clear_up, place
 from viscum.errors import ViscumError
 from viscum.lab import Lab
@@ -100,7 +102,7 @@ def test_one_that_is_told_to_end_clears_up_itself(
     os.killpg(playing.pid, number)
     _, said = playing.communicate()
     assert playing.returncode == 128 + number
-    assert said == ""
+    assert [line for line in said.splitlines() if not line.startswith("note: the load")] == []
     assert left_of(directory) == []
 
 
@@ -139,3 +141,62 @@ def test_a_place_is_new_and_gone_afterwards() -> None:
         assert second.is_dir()
     assert not first.exists()
     assert not second.exists()
+
+
+def test_a_service_finds_its_files_whatever_the_checkout_is_like() -> None:
+    """On the stage, and where a strict sandbox shows them."""
+    with stage("game") as made:
+        path = made.here("/opt/viscum-examples/game/answers")
+        assert made.here(f"no {path}") == f"no {path}"
+        assert os.access(path, os.X_OK)
+        strict = made.here(
+            'name = "strict"\ncommand = ["busybox", "httpd", "-f", "-h", "/usr/share"]\n'
+            '[steer]\ninterfaces = ["wlan0"]\ntargets = ["198.18.0.10"]\n'
+            '[run]\nsandbox = "strict"\n'
+            'ready = ["test", "-x", "/opt/viscum-examples/game/answers"]\n'
+        )
+        made.apply(strict)
+    assert made.here("/opt/viscum-examples/faces/venv/bin/python") == str(
+        installed("faces") / "bin" / "python"
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "closed"),
+    [
+        ('user = "nobody"', True),
+        ('user = "nobody"\ncapabilities = ["net-bind-service"]', True),
+        ('capabilities = ["net-bind-service"]', True),
+        ("", False),
+    ],
+)
+def test_a_home_that_is_closed_is_named(run: str, closed: bool) -> None:
+    home = Path(tempfile.mkdtemp(dir=PLACES))
+    try:
+        os.chown(home, 65533, 65533)
+        program = home / "clone" / "python"
+        program.parent.mkdir(mode=0o755)
+        program.symlink_to(sys.executable)
+        spec = f'name = "web"\n[run]\n{run}\n'
+        if closed:
+            with pytest.raises(SystemExit, match=f"may not enter {home}; next: chmod o.x {home},"):
+                need_reach(spec, program)
+            home.chmod(0o711)
+        need_reach(spec, program)
+    finally:
+        shutil.rmtree(home)
+
+
+def test_a_busy_machine_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_load.cache_clear()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 99.0, 99.0))
+    note_load()
+    assert capsys.readouterr().err == ""
+    note_load.cache_clear()
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.5, 0.5))
+    note_load()
+    note_load()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "load average is 99.0" in line
