@@ -18,6 +18,7 @@ from viscum.clock import now
 from viscum.errors import ViscumError
 from viscum.model import Address
 from viscum.plan import Instance, instances
+from viscum.rarely import Rarely
 from viscum.store import Record, World
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _stop_removed(host: Host, before: list[Instance], after: list[Instance]) -> 
 def wait(host: Host, name: str, until: Callable[[Record], bool], what: str = "drain") -> int:
     """Waits until `until` is true (or the service is gone); the lock is held only to look and to
     finish. Returns how many flows were reset meanwhile."""
-    ended, said, pause = 0, "", POLL
+    ended, pause, tell = 0, POLL, Rarely(host.progress)
     while True:
         world = host.load()
         record = world.services.get(name)
@@ -198,9 +199,8 @@ def wait(host: Host, name: str, until: Callable[[Record], bool], what: str = "dr
         line = f"{name}: {left} flow{'s' if left != 1 else ''} still open"
         if deadlines:
             line += f", reset in {max(0.0, min(deadlines) - now()):.0f} s"
-        if left and line != said:
-            host.progress(line)
-            said = line
+        if left:
+            tell(left, line)
         if not left or (deadlines and now() >= min(deadlines)):
             with host.changing(f"{what} {name}") as change:
                 settle(host, change, name)

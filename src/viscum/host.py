@@ -404,17 +404,19 @@ class Host:
 
         wait False: returns at once; the next command after the limit finishes it. check: told
         what there is, under the lock, before anything is changed. forget: the next boot does not
-        start it either.
+        start it either. Of one that never started (`has_log`) the log is taken away.
         """
-        self.known(self.load(), name)
+        if not self.has_log(name):
+            self.known(self.load(), name)
         with self.changing(f"rm {name}") as change:
             record = change.world.services.get(name)
             if record is not None:
                 check(record)
             if forget:
                 self._kept(name).unlink(missing_ok=True)
-            if record is None:
-                return Outcome(name, "removed")  # it was due, by an earlier command
+            if record is None:  # it never started, or was due by an earlier command
+                change.remove_logs(name)
+                return Outcome(name, "removed")
             limit = 0.0 if at_once else record.spec.run.drain
             until = now() if at_once else evolve.deadline(now(), limit)
             record = evolve.removing(record, until)
@@ -431,6 +433,10 @@ class Host:
                 return outcome
         outcome.flows_reset += drains.wait(self, name, lambda r: not r.removing)
         return outcome
+
+    def has_log(self, name: str) -> bool:
+        """As a service has, and one whose first start failed."""
+        return self.store.logs.is_dir() and name in os.listdir(self.store.logs)
 
     def sweep(self) -> None:
         """After the last service: whatever else is ours and should not be there."""

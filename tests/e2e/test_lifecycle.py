@@ -163,6 +163,9 @@ def test_a_first_run_that_ends_leaves_nothing_but_its_log(box: Lab) -> None:
     assert echo.who(box, CLOUD4) == "cloud"
     left = {p.name.removesuffix(".index") for p in box.state_dir.rglob("*") if p.is_file()}
     assert left == {"1.0.log"}
+    assert echo.viscum(box, "rm", "web").stdout == "web removed\n"
+    assert not (box.state_dir / "logs" / "web").exists()
+    assert box.viscum("rm", "web").returncode == 2, "nothing is left of it"
 
 
 @pytest.mark.req("N2")

@@ -24,7 +24,7 @@ LAYERS = (
     {"kernel"},
     {"evolve", "tenancy"},
     {"store"},
-    {"hostconfig"},
+    {"hostconfig", "rarely"},
     {"spec"},
     {"clock", "model"},
     {"names", "errors"},

@@ -100,8 +100,15 @@ no_wait_option = click.option(
 )
 
 
-def each(names: tuple[str, ...], all_: bool, known: Target, act: Callable[[str], None]) -> None:
-    """`act` for every name, or for all; unknown names are refused before the first is touched."""
+def each(
+    names: tuple[str, ...],
+    all_: bool,
+    known: Target,
+    act: Callable[[str], None],
+    besides: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """`act` for every name, or for all; unknown names are refused before the first is touched.
+    besides: whether a name is known that is no service's."""
     world = known.load()
     if all_ and names:
         raise click.UsageError("give names or --all, not both")
@@ -109,6 +116,8 @@ def each(names: tuple[str, ...], all_: bool, known: Target, act: Callable[[str],
         raise click.UsageError("name a service, or give --all")
     problems: list[Problem] = []
     for name in names:
+        if besides(name):
+            continue
         try:
             known.known(world, name)
         except InputError as error:

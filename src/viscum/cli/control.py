@@ -155,6 +155,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
         all_,
         host,
         lambda name: common.outcome(host.remove(name, wait=not no_wait, at_once=now)),
+        besides=host.has_log,
     )
     if all_:
         host.sweep()

@@ -18,6 +18,7 @@ from viscum.cli.output import note
 from viscum.errors import InputError, Problem, ViscumError, located
 from viscum.explain import Answer
 from viscum.host import known
+from viscum.rarely import Rarely
 from viscum.remote import Client, Place, Refused, path, place
 from viscum.spec import Spec, from_mapping, to_mapping
 from viscum.start import Outcome
@@ -121,6 +122,10 @@ class RemoteHost:
         query = {"lines": lines, "since": since}
         found = self.client.request("GET", path("services", name, "logs"), query=query).body
         return [msgspec.convert(one, InstanceLog) for one in found["logs"]]
+
+    def has_log(self, name: str) -> bool:
+        """That box does not tell of services that never started."""
+        return False
 
     def follow(self, name: str, lines: int | None, since: float | None) -> Iterator[str]:
         query = {"lines": lines, "since": since}
@@ -239,7 +244,7 @@ class RemoteHost:
 
     def _wait(self, name: str, until: Callable[[Any], bool], before: str) -> bool:
         """Whether it had to wait. Raises ViscumError for what could not be started then."""
-        said, pause, waited = "", POLL, False
+        pause, waited, tell = POLL, False, Rarely(note)
         while True:
             one = self._service(name)
             if one is None or (one["status"] and until(one)):
@@ -247,10 +252,8 @@ class RemoteHost:
             for event in self._events(before):
                 if event["service"] == name and event["kind"] == "service.not-started":
                     raise ViscumError(event["message"], hint=f"viscum logs {name}")
-            line = _left(one)
-            if line and line != said:
-                note(line)
-                said = line
+            if line := _left(one):
+                tell(one["status"]["flows"], line)
             time.sleep(pause)
             waited, pause = True, min(pause * 1.5, LONGEST_POLL)
 
