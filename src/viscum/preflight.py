@@ -275,7 +275,8 @@ def _in_words(fault: Fault, shown: Shown, name: str | None) -> tuple[str, str]:
     if fault.wrong == "issuer":
         return (
             f"its issuer is unknown to this box: {issuer}",
-            "do clients trust it? Then ask with SSL_CERT_FILE=FILE; is it no root? Append its own",
+            "if clients trust that one, ask with SSL_CERT_FILE=FILE of it; if it is an intermediate,"
+            " append its certificate to the server's file",
         )
     return _plain(fault.detail), "openssl x509 -noout -text shows what it is made of"
 

@@ -84,7 +84,7 @@ def _steered(result: Outcome) -> None:
     if result.did == "disabled":
         note(f"note: the server keeps running (`viscum stop {result.name}` ends it)")
     if result.did != "unchanged":
-        note(f"note: after a reboot {common.config_dir()}/services says what is enabled")
+        note(f"note: until a reboot; what runs after a reboot is in {common.config_dir()}/services")
 
 
 def for_each(act: Callable[[Target, str, bool], Outcome]) -> click.Command:
