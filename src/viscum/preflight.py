@@ -275,8 +275,7 @@ def _in_words(fault: Fault, shown: Shown, name: str | None) -> tuple[str, str]:
     if fault.wrong == "issuer":
         return (
             f"its issuer is unknown to this box: {issuer}",
-            "if clients trust that one, ask with SSL_CERT_FILE=FILE of it; if it is an intermediate,"
-            " append its certificate to the server's file",
+            "if clients trust it, ask with SSL_CERT_FILE=FILE; if it is an intermediate, append it",
         )
     return _plain(fault.detail), "openssl x509 -noout -text shows what it is made of"
 
