@@ -5,13 +5,15 @@ answer. Pictures of a directory, or a video's first minute, again and again.
     python camera.py ws://cloud.example/stream FRAMES --fps 0       each once, after the last answer
 
 When the network takes less than the camera has, the newest frame is sent next, and those between
-are never sent ("skipped"). When the stream breaks, the camera connects anew.
+are never sent ("skipped"). When the stream breaks, the camera connects anew. SIGTERM ends it after
+the frame it is at.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import socket
 import sys
 import threading
@@ -73,7 +75,9 @@ class Flight:
 class Camera:
     """skipped: never sent; lost: sent by a connection that broke before there was an answer."""
 
-    def __init__(self, url: str, frames: list[Frame]) -> None:
+    def __init__(self, url: str, frames: list[Frame], count: int) -> None:
+        """count: of frames, after which it ends."""
+        self.count = count
         self._url = resolved(url)
         self._frames = frames
         self._changed = threading.Condition()
@@ -82,15 +86,15 @@ class Camera:
         self._began = time.monotonic()
         self.sent = self.skipped = self.lost = self.connections = 0
 
-    def run(self, fps: float, count: int) -> None:
-        """So many frames; fps 0: the next one when the last was answered. Raises OSError if there
-        is nobody for long."""
-        while self._taken < count:
+    def run(self, fps: float) -> None:
+        """fps 0: the next frame when the last was answered. Raises OSError if there is nobody for
+        long."""
+        while self._taken < self.count:
             with self._connected() as connection:
                 reader = threading.Thread(target=self._read, args=(connection,))
                 reader.start()
                 try:
-                    while self._pace(fps) < count and not self._flight.over:
+                    while self._pace(fps) < self.count and not self._flight.over:
                         self._send(connection, *self._frames[self._taken % len(self._frames)])
                         self._taken += 1
                     self._await_answers()
@@ -190,8 +194,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="of frames; by default each once")
     words = parser.parse_args()
     frames = frames_of(words.frames)
-    camera = Camera(words.url, frames)
-    camera.run(words.fps, words.count or len(frames))
+    camera = Camera(words.url, frames, words.count or len(frames))
+
+    def end(*_: object) -> None:
+        camera.count = 0
+
+    signal.signal(signal.SIGTERM, end)
+    camera.run(words.fps)
     told = {name: getattr(camera, name) for name in ("sent", "skipped", "lost", "connections")}
     print(json.dumps(told), flush=True)
 

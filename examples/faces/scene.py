@@ -65,6 +65,18 @@ class Camera:
             if what in self.lines[-1]:
                 return
 
+    def read_from(self, site: str) -> None:
+        """Until an answer has come from there. AssertionError if it ends before."""
+        while not any(answer["site"] == site for answer in self.answers[-1:]):
+            before = len(self.lines)
+            self.read(1)
+            assert len(self.lines) > before, f"no answer from {site}: {self.lines[-1:]}"
+
+    def stop(self) -> Told:
+        """As `end`, but at once, not when all its frames are sent."""
+        self._child.terminate()
+        return self.end()
+
     def end(self) -> Told:
         """What it says at last: sent, skipped, lost, connections. AssertionError if it fails."""
         self.read_until("sent")
