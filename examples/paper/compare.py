@@ -214,9 +214,11 @@ def speed(scene: Stage, figures: Figures, made: Docker, www: str) -> None:
         places[one.name] = (one.address, one.port, other.port)
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(ROUNDS):
-        for name, (address, iperf, web) in places.items():
-            found["throughput", name].append(throughput(scene, address, iperf, "-R"))
-            found["throughput up", name].append(throughput(scene, address, iperf))
+        # never one iperf3 twice in a row: it resets who comes before it is ready again
+        for what, way in (("throughput", ["-R"]), ("throughput up", [])):
+            for name, (address, iperf, _) in places.items():
+                found[what, name].append(throughput(scene, address, iperf, *way))
+        for name, (address, _, web) in places.items():
             connected, there = pages(scene, f"{address}:{web}")
             found["TCP connection", name] += connected
             found["page", name] += there

@@ -37,7 +37,7 @@ def payload(family: str, way: str) -> float:
     return DATAGRAM / (DATAGRAM + 8 + ip + 14)
 
 
-def client(target: str, way: str, link: float, port: int = PORTS[0]) -> list[str]:
+def client(target: str, way: str, link: float, port: int) -> list[str]:
     """Its command. UDP is sent at twice the link's rate: what arrives is the result."""
     rate = ("-b", f"{2 * link:.0f}") if way.startswith("UDP") else ()
     times = ("-t", str(SECONDS), "-O", str(OMIT), "-p", str(port))
@@ -55,8 +55,8 @@ def result(text: str) -> float:
     return float(end["sum"]["bits_per_second"]) * (1 - lost / 100)
 
 
-def measure(stage: Stage, target: str, way: str, link: float) -> float:
-    return result(stage.lab.run("ue", client(target, way, link)).stdout)
+def measure(stage: Stage, argv: list[str]) -> float:
+    return result(stage.lab.run("ue", argv).stdout)
 
 
 def cloud(stage: Stage) -> None:
@@ -67,10 +67,13 @@ def cloud(stage: Stage) -> None:
     await_listening(stage.lab, "cloud", *PORTS)
 
 
-def each() -> Iterable[tuple[str, str, str]]:
-    for family, target in FAMILIES.items():
-        for way in WAYS:
-            yield family, target, way
+def each(link: float) -> Iterable[tuple[str, str, list[str]]]:
+    """Family, way, and a client's command: each to a port of its own. A server makes its socket
+    anew after a test, some time after its client has ended, and a client that comes before then is
+    reset."""
+    ways = [(family, way) for family in FAMILIES for way in WAYS]
+    for (family, way), port in zip(ways, PORTS, strict=True):
+        yield family, way, client(FAMILIES[family], way, link, port)
 
 
 def play(stage: Stage, figures: Figures) -> None:
@@ -78,15 +81,14 @@ def play(stage: Stage, figures: Figures) -> None:
     cloud(stage)
     stage.apply()
     crossed = 0.0
-    for family, target, way in each():
+    for family, way, argv in each(RADIO):
         before = stage.wan_bytes()
-        got = measure(stage, target, way, RADIO)
+        got = measure(stage, argv)
         sent = got / 8 * (SECONDS + OMIT)
         crossed = max(crossed, (stage.wan_bytes() - before) / sent)
-        command = " ".join(client(target, way, RADIO))
         figures.add(
             f"{family} {way}: edge / radio", got / (RADIO * payload(family, way)), "of the radio",
-            command=command,
+            command=" ".join(argv),
         )  # fmt: skip
     # What is under way when the server aborts its connection (as iperf3 does) is nobody's any more,
     # and goes where it was addressed to: some ten packets.
@@ -94,14 +96,14 @@ def play(stage: Stage, figures: Figures) -> None:
         "WAN bytes of a test at the edge / bytes it has sent, at most", crossed, "",
     )  # fmt: skip
     stage.viscum("disable", "speedtest")
-    for family, target, way in each():
-        got = measure(stage, target, way, WAN)
+    for family, way, argv in each(WAN):
+        got = measure(stage, argv)
         figures.add(
             f"{family} {way}: disabled / WAN", got / (WAN * payload(family, way)), "of the WAN",
-            command=" ".join(client(target, way, WAN)),
+            command=" ".join(argv),
         )  # fmt: skip
     stage.viscum("enable", "speedtest")
-    got = measure(stage, CLOUD4, "TCP up", RADIO)
+    got = measure(stage, client(CLOUD4, "TCP up", RADIO, PORTS[0]))
     share = got / (RADIO * payload("IPv4", "TCP up"))
     figures.add("IPv4 TCP up: enabled again / radio", share, "of the radio")
 

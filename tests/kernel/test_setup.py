@@ -152,7 +152,7 @@ def test_what_root_makes_in_a_users_checkout_is_the_users(tmp_path: Path) -> Non
 
 @pytest.mark.req("N1")
 def test_what_root_makes_can_be_read_whatever_the_users_umask(tmp_path: Path) -> None:
-    words = ["sh", ROOT / "scripts" / "as-root", "mkdir", "made"]
+    words = ["sh", str(ROOT / "scripts" / "as-root"), "mkdir", "made"]
     for name, owner in (("roots", 0), ("users", 65534)):
         checkout = tmp_path / name
         checkout.mkdir()
