@@ -22,12 +22,15 @@ OTHER = "ap"  # the router: of another network than the two clients, with IPv6 a
 
 
 @contextlib.contextmanager
-def held(tiny: Tiny, number: int, role: str = "ue", data: bytes = b"") -> Iterator[None]:
+def held(
+    tiny: Tiny, number: int, role: str = "ue", data: bytes = b""
+) -> Iterator[list[socket.socket]]:
     """So many connections, which have sent this and wait."""
     with contextlib.ExitStack() as all_of_them:
-        for _ in range(number):
-            all_of_them.enter_context(tiny.connect(role)).sendall(data)
-        yield
+        those = [all_of_them.enter_context(tiny.connect(role)) for _ in range(number)]
+        for one in those:
+            one.sendall(data)
+        yield those
 
 
 @contextlib.contextmanager
@@ -76,13 +79,15 @@ def test_one_who_says_nothing_is_hung_up_on(hasty: Tiny, scheme: str) -> None:
 
 def test_one_who_does_not_read_is_hung_up_on(hasty: Tiny) -> None:
     ask = b"GET /large HTTP/1.1\r\n\r\n"
-    with at_least(SECONDS), held(hasty, EACH, data=ask):
+    with at_least(SECONDS), held(hasty, EACH, data=ask) as those:
+        assert all(one.recv(1) for one in those)  # and no more
         hasty.await_status(200)
 
 
 def test_one_who_is_refused_and_stays_is_hung_up_on(tiny: Tiny) -> None:
     """Also by a server that would wait long for an upload."""
-    with at_least(LINGER), held(tiny, EACH, data=head(MOST + 1)):
+    with at_least(LINGER), held(tiny, EACH, data=head(MOST + 1)) as those:
+        assert all(one.recv(1) for one in those)
         tiny.await_status(200)
 
 
