@@ -131,14 +131,16 @@ class Arena:
     def controller(self) -> None:
         """Starts one; returns when it looks after the host."""
         directory, begun = self.scene.directory, self.heard("controller.started")
+        settings = directory / "settings"  # alone: no service sees what is in there
+        settings.mkdir(exist_ok=True)
         # a busy machine is no reason to hold a service back, where it is to be seen
-        (directory / "controller.toml").write_text('[guard]\nmode = "off"\n')
+        (settings / "controller.toml").write_text('[guard]\nmode = "off"\n')
         with (directory / "viscumd.log").open("ab") as log:
             self._controller = self.lab.popen(
                 "ap",
                 [str(Path(sys.executable).with_name("viscumd"))],
                 stderr=log,
-                env=self.lab.environment("ap") | {"VISCUM_CONFIG_DIR": str(directory)},
+                env=self.lab.environment("ap") | {"VISCUM_CONFIG_DIR": str(settings)},
             )
         until(lambda: self.heard("controller.started") > begun, "the controller")
 
