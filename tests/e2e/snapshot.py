@@ -17,6 +17,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from support import wait_until
 from viscum import names
 from viscum.kernel import netns, syscalls
 from viscum.kernel.director import attach
@@ -51,6 +52,7 @@ Snapshot = dict[str, str]
 
 def operator(lab: Lab, watched: tuple[str, ...] = WATCHED) -> Snapshot:
     """Links, addresses, rules, routes, qdiscs, filters, nft and sysctls of the access point."""
+    wait_until(lambda: _has_link_locals(lab), "the kernel's own addresses")
     commands = dict(COMMANDS)
     for link in watched:
         commands |= {f"{k} {link}": v.format(link) for k, v in FILTERS.items()}
@@ -60,6 +62,15 @@ def operator(lab: Lab, watched: tuple[str, ...] = WATCHED) -> Snapshot:
     with netns.opened(lab.ap) as fd:
         settings = syscalls.in_netns(fd, lambda: dict(sysctls()))
     return found | {f"sysctl {name}": value for name, value in settings.items()}
+
+
+def _has_link_locals(lab: Lab) -> bool:
+    """The kernel gives them to the lab's links when it gets to it, on a busy machine later."""
+    return all(
+        any(a.get("scope") == "link" and not a.get("tentative") for a in link["addr_info"])
+        for link in json.loads(_run(lab, ["ip", "-j", "-6", "addr", "show", "up"]))
+        if link["ifname"] in WATCHED and "LOWER_UP" in link["flags"] and "master" not in link
+    )
 
 
 def _run(lab: Lab, words: list[str]) -> str:

@@ -136,7 +136,7 @@ def test_iperf3(lab: Lab, serve: Callable[..., None]) -> None:
     done = lab.run("ue", ["iperf3", "--json", "-c", CLOUD4, "-n", "20M"])
     report = json.loads(done.stdout)
     assert "error" not in report, report["error"]
-    assert report["end"]["sum_received"]["bytes"] > 15e6
+    assert report["end"]["sum_received"]["bytes"] > 10e6  # what is in flight is not counted
 
 
 def test_dnsmasq(lab: Lab, serve: Callable[..., None]) -> None:
