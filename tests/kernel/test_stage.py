@@ -177,9 +177,14 @@ def test_a_home_that_is_closed_is_named(run: str, closed: bool) -> None:
         program = home / "clone" / "python"
         program.parent.mkdir(mode=0o755)
         program.symlink_to(sys.executable)
-        spec = f'name = "web"\n[run]\n{run}\n'
+        spec = (
+            'name = "web"\ncommand = ["web"]\n[steer]\ninterfaces = ["wlan0"]\n'
+            f'targets = ["198.18.0.10"]\n[run]\n{run}\n'
+        )
         if closed:
-            with pytest.raises(SystemExit, match=f"may not enter {home}; next: chmod o.x {home},"):
+            with pytest.raises(
+                SystemExit, match=f"{home} is closed to .*; next: chmod o.*x {home},"
+            ):
                 need_reach(spec, program)
             home.chmod(0o711)
         need_reach(spec, program)
