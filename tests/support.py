@@ -122,9 +122,9 @@ def machine_state() -> dict[str, set[str]]:
         },
         "files": {
             f"{place}/{name}"
-            for place in ("/run", "/var/tmp")
+            for place in ("/run", "/var/tmp", "/var/cache")
             for name in _entries(place)
-            if name.startswith(("viscum", "vt-"))
+            if name.startswith(("viscum", "vt-", "vx-"))
         },
         "sysctls": {
             f"{p}={p.read_text().strip()}"

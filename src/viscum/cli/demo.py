@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import shutil
 import subprocess
 import sys
@@ -174,11 +175,12 @@ def _kill(lab: Lab) -> float:
     pids = [i["pid"] for g in done["generations"] for i in g["instances"] if i["pid"]]
     for pid in pids:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (*map(int, children), pid):
-            fd = os.pidfd_open(one)
-            os.kill(one, 9)
-            select.select([fd], [], [])
-            os.close(fd)
+        handles = [os.pidfd_open(int(one)) for one in (pid, *children)]
+        for handle in handles:  # the master first, lest it start others in their place
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        for handle in handles:
+            select.select([handle], [], [])
+            os.close(handle)
     return time.monotonic()
 
 
