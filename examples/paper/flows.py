@@ -1,7 +1,9 @@
 """Clients with flows that last: connections and UDP sockets that last and ask every 20 ms,
-and others that connect, ask once and leave. None ever retries.
+and others that connect, ask once and leave. None ever retries. UDP flows come from FIRST and the
+ports after it, each from its own: who takes the port of a flow that has ended a moment ago is that
+flow, to every router on the way and to Viscum.
 
-    python -I -S flows.py ADDRESS PORT SEED
+    python -I -S flows.py ADDRESS PORT SEED FIRST
 
 Till its standard input is closed; then it prints a JSON list of what each flow has seen.
 """
@@ -9,6 +11,7 @@ Till its standard input is closed; then it prints a JSON list of what each flow 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import socket
@@ -40,10 +43,11 @@ class Flow:
 
 
 class Clients:
-    def __init__(self, address: str, port: int, seed: int) -> None:
+    def __init__(self, address: str, port: int, seed: int, first: int) -> None:
         self.target = (address, port)
         self.random = random.Random(seed)
         self.flows: list[Flow] = []
+        self.ports = itertools.count(first)
         self.ends = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,6 +93,7 @@ class Clients:
         end = flow.begun + self.random.uniform(*LIFE)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
+            sock.bind(("", next(self.ports)))
             sock.connect(self.target)
             while time.monotonic() < end and not self.ends.is_set():
                 question = b"%d" % flow.asked
@@ -99,6 +104,6 @@ class Clients:
 
 
 if __name__ == "__main__":
-    clients = Clients(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    clients = Clients(sys.argv[1], *map(int, sys.argv[2:]))
     asyncio.run(clients.run())
     json.dump([asdict(flow) for flow in clients.flows], sys.stdout)

@@ -6,6 +6,7 @@ flows come, last and go. Then the paper's way to disable: the director taken off
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 import socket
@@ -69,8 +70,13 @@ class Operator:
 class Clients:
     """flows.py, running."""
 
+    first = itertools.count(
+        10_000, 5_000
+    )  # of the ports of their UDP flows; the kernel draws others
+
     def __init__(self, scene: Stage) -> None:
-        argv = [*PYTHON, str(HERE / "flows.py"), CLOUD4, str(PORT), str(SEED)]
+        words = (PORT, SEED, next(self.first))
+        argv = [*PYTHON, str(HERE / "flows.py"), CLOUD4, *map(str, words)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = scene.lab.popen("ue", argv, **pipes)
 
