@@ -242,6 +242,7 @@ def test_a_failing_start_says_at_what(
         assert caught.value.errno == number
         assert text in str(caught.value.strerror)
         assert caught.value.filename == name
+        assert caught.value.hint.startswith("`namei -l") == (number == errno.EACCES)
         assert web.group.wait_empty(10)
         assert my_children() <= before
 
