@@ -193,7 +193,8 @@ class RemoteHost:
 
     def stop(self, name: str, *, wait: bool = True) -> Outcome:
         outcome = self._act(name, "stop", "stopped", _has_stopped if wait else _at_once, {})
-        if not wait and not _has_stopped(self._service(name)):
+        one = None if wait else self._service(name)
+        if one is not None and one["status"] and not _has_stopped(one):
             outcome.did = "draining"
         return outcome
 
