@@ -69,7 +69,8 @@ class Clients:
             await asyncio.sleep(PAUSE)
 
     async def tcp(self, flow: Flow, once: bool = False) -> None:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(*self.target), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(*self.target)
         try:
             end = flow.begun + (0 if once else self.random.uniform(*LIFE))
             # one that has just connected when all end still asks: unheard, it would count as broken
@@ -77,7 +78,8 @@ class Clients:
                 question = b"%d\n" % flow.asked
                 flow.asked += 1
                 writer.write(question)
-                answer = await asyncio.wait_for(reader.readline(), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    answer = await reader.readline()
                 if not answer:
                     raise OSError("closed")
                 flow.heard(answer, question)
@@ -99,7 +101,8 @@ class Clients:
                 question = b"%d" % flow.asked
                 flow.asked += 1
                 sock.send(question)
-                flow.heard(await asyncio.wait_for(loop.sock_recv(sock, 100), PATIENCE), question)
+                async with asyncio.timeout(PATIENCE):
+                    flow.heard(await loop.sock_recv(sock, 100), question)
                 await asyncio.sleep(PAUSE)
 
 

@@ -32,7 +32,8 @@ async def ask(address: str, port: int, source: str | None) -> str:
 async def timed(address: str, port: int, source: str | None) -> None:
     begun, start = time.time(), time.monotonic()
     try:
-        who = await asyncio.wait_for(ask(address, port, source), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            who = await ask(address, port, source)
     except (OSError, TimeoutError) as error:
         who = f"[{type(error).__name__}]"
     print(f"{begun:.3f} {time.monotonic() - start:.4f} {who}", flush=True)  # noqa: T201

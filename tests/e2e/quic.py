@@ -48,20 +48,23 @@ async def client(address: str, port: str) -> None:
     )
     loop = asyncio.get_running_loop()
     opening = connect(address, int(port), configuration=configuration)
-    connection = await asyncio.wait_for(opening.__aenter__(), TIMEOUT)
+    async with asyncio.timeout(TIMEOUT):
+        connection = await opening.__aenter__()
     try:
         while await loop.run_in_executor(None, sys.stdin.readline):
             reader, writer = await connection.create_stream()
             writer.write(b"who\n")
             writer.write_eof()
             try:
-                said = (await asyncio.wait_for(reader.readline(), TIMEOUT)).decode().strip()
+                async with asyncio.timeout(TIMEOUT):
+                    said = (await reader.readline()).decode().strip()
             except (TimeoutError, ConnectionError):
                 said = "error"
             print(said, flush=True)  # noqa: T201  its output is what it is for
     finally:
         connection.close()
-        await asyncio.wait_for(connection.wait_closed(), TIMEOUT)
+        async with asyncio.timeout(TIMEOUT):
+            await connection.wait_closed()
 
 
 if __name__ == "__main__":

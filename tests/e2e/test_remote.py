@@ -76,7 +76,7 @@ def test_a_service_from_afar_from_its_start_to_its_end(box: Lab, tmp_path: Path)
         found = [json.loads(box.viscum(*words).stdout), json.loads(remote(box, *words).stdout)]
         for one in found:
             status = one[0] if isinstance(one, list) else one
-            status["generations"][0]["instances"][0]["cpu"] = None
+            status["generations"][0]["instances"][0] |= {"cpu": None, "memory": None}
         assert found[0] == found[1]
 
     spec = tmp_path / "web.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from viscum import drains, evolve, store
+from viscum.clock import now
 from viscum.controller import due, main
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
@@ -139,6 +141,57 @@ def test_following_the_records_is_begun_anew(
 
     run(controller.engine, test)
     assert controller.events.counts["controller.error"] == 1
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_part_ends_when_it_is_told_to_in_the_moment_of_news(engine: Engine, steps: int) -> None:
+    """Whatever the event loop does first: one that goes on keeps the controller from ending."""
+    part = main.Controller(engine.host).names
+    part._blocked["one"] = now() + 1000  # until then it waits for news
+
+    async def test() -> None:
+        task = asyncio.create_task(part.run())
+        await until(part._news.is_set)  # of the records, which it begins with
+        await until(lambda: not part._news.is_set())
+        await asyncio.sleep(0)
+        part._news.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled()
+
+    run(engine, test)
+
+
+def test_who_is_told_to_end_while_it_changes_something_ends(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the records can't be read any more, as while Viscum is being taken off the box."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def change() -> None:
+        begun.set()
+        may_end.wait(20)
+
+    def fails() -> int:
+        raise OSError("no such directory")
+
+    async def test() -> None:
+        for doing in (engine.act(change), engine.wait_for(change)):
+            begun.clear()
+            task = asyncio.create_task(doing)
+            await until(begun.is_set)
+            monkeypatch.setattr(engine.host.store, "version", fails)
+            task.cancel()
+            await asyncio.wait({task}, timeout=5)
+            assert task.cancelled()
+        may_end.set()
+
+    try:
+        run(engine, test)
+    finally:
+        may_end.set()
 
 
 # ---- what is due -------------------------------------------------------------------------------

@@ -285,7 +285,8 @@ class Names:
         times += self._blocked.values()
         pause = max(0.0, min(times) - now()) if times else None
         try:
-            await asyncio.wait_for(self._news.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._news.wait()
         except TimeoutError:
             self._blocked = {s: t for s, t in self._blocked.items() if t > now()}
 

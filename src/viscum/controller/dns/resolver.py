@@ -36,7 +36,8 @@ async def ask(name: str, kind: Kind, servers: tuple[str, ...]) -> Answer:
     for _ in range(ROUNDS):
         for server in servers:
             try:
-                answer = await asyncio.wait_for(_ask(server, name, kind), TIMEOUT)
+                async with asyncio.timeout(TIMEOUT):
+                    answer = await _ask(server, name, kind)
             except TimeoutError:
                 why[server] = "does not answer"
                 continue
