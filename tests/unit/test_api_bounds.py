@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from viscum.controller.api import context, streams
+from viscum.controller.api import app, context, streams
 from viscum.controller.api.context import Context
-from viscum.controller.api.route import TooMany
+from viscum.controller.api.route import Reply, TooMany
 from viscum.controller.api.streams import Streams
 from viscum.controller.who.access import Principal
 
@@ -47,3 +48,21 @@ def test_tenants_leave_a_look_at_the_box_to_the_operator() -> None:
             pass
     with of.asking(ANN):
         pass
+
+
+def test_who_does_not_read_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before, of another answer, is not taken either: not even a head can be sent."""
+    monkeypatch.setattr(app, "WRITE", 0.01)
+    aborted: list[bool] = []
+
+    async def test() -> None:
+        async def send(message: object) -> None:
+            await asyncio.Event().wait()
+
+        sender = app._Sender({"state": {"abort": lambda: aborted.append(True)}}, send)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await sender.reply(Reply(None))
+
+    asyncio.run(test())
+    assert aborted == [True]

@@ -215,12 +215,16 @@ class _Sender:
         headers = always | headers
         raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         raw.append((b"x-content-type-options", b"nosniff"))
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        await self._say({"type": "http.response.start", "status": status, "headers": raw})
 
     async def body(self, data: bytes, *, more: bool = False) -> None:
+        await self._say({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _say(self, message: MutableMapping[str, Any]) -> None:
+        """Waits until the client has taken most of what came before, of other answers too."""
         try:
             async with asyncio.timeout(WRITE):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+                await self._send(message)
         except TimeoutError:
             if self._abort is not None:
                 self._abort()

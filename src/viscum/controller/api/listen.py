@@ -26,6 +26,7 @@ HANDSHAKE, HANDSHAKES = 10.0, 256  # seconds that TLS may take to begin; so many
 HEAD = 10.0  # seconds within which a request's head has to be here
 IDLE = 75  # seconds a connection is kept without one
 HEAD_BYTES = 32 << 10
+LAST = 1.0  # seconds for what an answer that is cut off still has to say
 
 
 class Server:
@@ -77,13 +78,18 @@ class Server:
         return made
 
     async def close(self) -> None:
-        """Ends every connection, and what is being answered."""
-        tasks = [*self.local.tasks, *self.remote.tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in [*self.local.connections, *self.remote.connections]:
-            connection.transport.close()
+        """Ends every connection, and what is being answered: who asked is told that it failed, if
+        it takes that at once."""
+        while True:
+            tasks = [*self.local.tasks, *self.remote.tasks]
+            for task in tasks:
+                task.cancel()  # again while it waits for a client that does not read
+            if tasks:
+                await asyncio.wait(tasks, timeout=LAST)
+            for connection in [*self.local.connections, *self.remote.connections]:
+                connection.transport.close()
+            if not (self.local.tasks or self.remote.tasks):
+                break
         await self.app.context.changes.close()
 
 
