@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.api import client, web
+from e2e.api import client
 from e2e.daemon import Daemon
-from support import wait_until
 from viscum.kernel import endpoint
 from viscum.lab import Lab
 
