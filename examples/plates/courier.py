@@ -28,6 +28,11 @@ LOOK = 5.0  # s until it looks whether another server has died and left somethin
 FIRST_DELAY, LAST_DELAY = 1.0, 4.0  # s between two tries
 
 
+def fits(record: Record) -> bool:
+    """Whether the table takes it. One that does not must not hold up those behind it."""
+    return all(isinstance(record.get(column), str | int | float) for column in COLUMNS)
+
+
 class Database:
     """A connection that is made when it is needed, and kept: a TLS handshake costs more bytes than
     a day's quiet. The certificate must be of `database_ca` and for the host."""
@@ -37,7 +42,7 @@ class Database:
         self._connection: Any = None
 
     def insert(self, records: Sequence[Record]) -> None:
-        """All of them or none. Raises what pymysql does, OSError, KeyError for a strange record."""
+        """All of them or none; they `fit`. Raises what pymysql does, OSError."""
         if self._connection is None:
             self._connection = self._connect()
         with self._connection.cursor() as cursor:
@@ -94,9 +99,14 @@ class Courier(threading.Thread):
         try:
             while segment := self._spool.take():
                 with segment:
-                    records = segment.records()
+                    found = segment.records()
+                    records = [r for r in found if fits(r)]
                     for start in range(0, len(records), BATCH):
                         self._database.insert(records[start : start + BATCH])
+                    if strange := [r for r in found if not fits(r)]:
+                        path = segment.put_aside(strange)
+                        print(f"{len(strange)} records are not of this version's kind and are put "
+                              f"aside: {path}", file=sys.stderr, flush=True)  # fmt: skip
                     segment.delivered()
                     self.delivered += len(records)
         except Exception as error:  # whatever it is, it is tried again

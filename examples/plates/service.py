@@ -83,6 +83,7 @@ class Service:
             "site": self.config.site,
             "database": self._database(),
             "waiting": self.spool.count(),
+            "aside": self.spool.count_aside(),
             "delivered": self.courier.delivered,
         }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+ASIDE = ".aside"
 
 
 class Segment:
@@ -33,6 +34,17 @@ class Segment:
         """Without a last line that was not finished: it was never acknowledged."""
         lines = self._path.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines if _whole(line)]
+
+    def put_aside(self, records: Iterable[Record]) -> Path:
+        """What nobody takes is kept, in a file beside it that is never taken, and named here. The
+        same again after a crash gives the same. Raises OSError."""
+        path = self._path.with_suffix(ASIDE)
+        with path.open("wb") as file:
+            file.write(_lines(records))
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_directory(path.parent)
+        return path
 
     def delivered(self) -> None:
         self._path.unlink()
@@ -62,7 +74,7 @@ class Spool:
 
     def append(self, records: Iterable[Record]) -> None:
         """Raises OSError; then none of them will be delivered on account of this call."""
-        data = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        data = _lines(records)
         with self._lock:
             if self.size() + len(data) > self.limit:
                 raise OSError(errno.ENOSPC, "the spool is full")
@@ -92,7 +104,7 @@ class Spool:
 
     def size(self) -> int:
         total = 0
-        for path in self._segments():
+        for path in (*self._segments(), *self._aside()):
             try:
                 total += path.stat().st_size
             except FileNotFoundError:
@@ -101,16 +113,17 @@ class Spool:
 
     def count(self) -> int:
         """Records that wait."""
-        total = 0
-        for path in self._segments():
-            try:
-                total += path.read_bytes().count(b"\n")
-            except FileNotFoundError:
-                pass
-        return total
+        return sum(map(_count, self._segments()))
+
+    def count_aside(self) -> int:
+        """Records that nobody takes."""
+        return sum(map(_count, self._aside()))
 
     def _segments(self) -> list[Path]:
         return sorted(self.directory.glob("*.jsonl"))
+
+    def _aside(self) -> list[Path]:
+        return list(self.directory.glob("*" + ASIDE))
 
     def _open(self) -> int:
         """The file to append to. It gets its name when it is locked, lest another take it."""
@@ -140,6 +153,17 @@ class Spool:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _lines(records: Iterable[Record]) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def _count(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0  # delivered meanwhile
 
 
 def _whole(line: bytes) -> bool:

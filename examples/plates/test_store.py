@@ -216,20 +216,18 @@ def test_a_database_without_tls_gets_nothing(made: Scene, photo: Path) -> None:
     assert server.wait(20) == 0
 
 
-def test_what_can_not_be_delivered_is_said_and_the_rest_follows(made: Scene, photo: Path) -> None:
+def test_what_can_not_be_delivered_is_kept_and_holds_nothing_up(made: Scene, photo: Path) -> None:
     spool = made.stage.directory / "strange"
     spool.mkdir()
-    strange = spool / "0.jsonl"
-    strange.write_text('{"id": "of another version"}\n')
+    strange = '{"id": "of another version"}\n'
+    (spool / "0.jsonl").write_text(strange)
     server = made.serve(port=8083, spool=spool)
-
-    def said() -> bool:
-        return "KeyError: 'taken'" in told_by(made, 8083)["database"]
-
-    wait_until(said, "it says so", 20)
     assert post(made, photo, "strange", 8083, "cloud")[0] == 200
-    strange.unlink()
     wait_until(lambda: of(made, "strange") == ["strange"], "the rest is delivered", 20)
+    wait_until(lambda: told_by(made, 8083)["waiting"] == 0, "all is delivered", 20)
+    told = told_by(made, 8083)
+    assert (told["aside"], told["delivered"], told["database"]) == (1, 1, "ok")
+    assert [(p.name, p.read_text()) for p in spool.iterdir()] == [("0.aside", strange)]
     server.terminate()
     assert server.wait(20) == 0
 

@@ -172,3 +172,19 @@ def test_it_never_takes_more_than_its_limit(tmp_path: Path) -> None:
     assert spool.size() <= 1000
     assert all_of(spool) == list(range(acknowledged))
     spool.append([{"id": 0}])
+
+
+@pytest.mark.req("U1")
+def test_what_is_put_aside_is_kept_and_counts(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, LIMIT)
+    spool.append([{"id": 1}])
+    for _ in range(2):  # the second time as after a crash in between
+        segment = spool.take()
+        assert segment
+        with segment:
+            path = segment.put_aside([{"id": 1}])
+    size = spool.size()
+    assert all_of(spool) == [1]
+    assert path.read_text() == '{"id": 1}\n'
+    assert (spool.count(), spool.count_aside(), 0 < spool.size() < size) == (0, 1, True)
+    assert Spool(tmp_path, LIMIT).take() is None
