@@ -48,6 +48,12 @@ class Complaints(list[str]):
         page.on("pageerror", lambda error: self.append(f"{error}"))
         page.on("console", self._said)
 
+    def bear(self, *words: str) -> None:
+        """What begins so is no complaint from now on; when it comes is the browser's affair."""
+        self._borne += words
+
+    _borne: tuple[str, ...] = ()
+
     def _said(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and not message.text.startswith(self._borne):
             self.append(f"{message.text} ({message.location.get('url')})")

@@ -104,11 +104,12 @@ def test_iperf3(lab: Lab, target: str, place: str, firewall: str, figure: Figure
     other = {"edge": "cloud", "cloud": "edge"}[place]
     for way in ((), ("-R",)):
         end = iperf(lab, target, "-n", "50M", *way)
-        assert end["sum_received"]["bytes"] >= 40e6  # what is in flight at the end is not counted
+        # what is in flight at the end is not counted: much, when the receiver gets no processor
+        assert end["sum_received"]["bytes"] >= 20e6
         figure(f"iperf3 TCP {''.join(way)} {place}", end["sum_received"]["bits_per_second"] / 1e6,
                "Mbit/s")  # fmt: skip
     decided = json.loads(ok(lab.viscum("status", "svc", "--json")))
-    assert (decided["in_bytes"] > 40e6) == (place == "edge"), f"it was the {other}"
+    assert (decided["in_bytes"] > 20e6) == (place == "edge"), f"it was the {other}"
     # iperf3's UDP test asks by TCP first; its datagrams must go to the same server
     wait_until(lambda: decisions(lab, target) != "cloud-udp-arming", "the end of arming", 20)
     for way in ((), ("-R",)):
