@@ -328,9 +328,10 @@ API_SOCKET = "api.sock"
 def _forget_controller(directory: Path) -> None:
     """The socket of one that was killed; nothing if who made it is alive."""
     path = directory / API_SOCKET
-    if path.is_socket() and str(path) not in {
-        line.split(maxsplit=7)[-1] for line in Path("/proc/net/unix").read_text().splitlines()
-    }:
+    if not path.is_socket():
+        return
+    there = Path("/proc/net/unix").read_text(errors="surrogateescape")  # names are any bytes
+    if str(path) not in {line.split(maxsplit=7)[-1] for line in there.split("\n") if line}:
         path.unlink(missing_ok=True)
 
 
@@ -383,9 +384,11 @@ def lock(
         os.pwrite(fd, f"`viscum {what}` (pid {os.getpid()})\n".encode(), 0)
         yield
     finally:
-        if not (path.parent / "host.json").exists():  # no service is left, nor is anything else
-            remove_left_overs(path.parent)
-            _forget_controller(path.parent)
-            path.unlink(missing_ok=True)
-            remove_empty(path.parent)  # unless the next command is there already
-        os.close(fd)
+        try:
+            if not (path.parent / "host.json").exists():  # no service is left, nor anything else
+                remove_left_overs(path.parent)
+                _forget_controller(path.parent)
+                path.unlink(missing_ok=True)
+                remove_empty(path.parent)  # unless the next command is there already
+        finally:
+            os.close(fd)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,3 +235,28 @@ def test_links_in_a_root_do_not_lead_out_of_it(web: Instance, root: Path) -> Non
     assert not Path("/run/hosts").exists()
     with pytest.raises(process.LaunchError, match="execute: No such file"):
         web.start("/usr/bin/env", root=str(root))
+
+
+STICK = r"""
+import os, subprocess, tempfile
+from viscum.kernel import cgroupfs, mounts, netns
+where = os.path.join(tempfile.mkdtemp().encode(), b"Fotos \xfc\xc2\xa0\x0c1")
+os.mkdir(where)
+before = cgroupfs.hierarchies(), netns.is_private_mount_namespace()
+cgroupfs.hierarchies.cache_clear()
+subprocess.run(["mount", "-t", "tmpfs", "none", where], check=True)
+assert (cgroupfs.hierarchies(), netns.is_private_mount_namespace()) == before
+assert os.fsdecode(where) in [point for point, _ in mounts.mount_points()]
+mounts.clear(os.fsdecode(os.path.dirname(where)))
+assert not os.path.ismount(where)
+"""
+
+
+@pytest.mark.req("N17")
+def test_a_mount_may_be_called_anything(tmp_path: Path) -> None:
+    """A stick somebody has put in, whose label is of another time."""
+    command = ["unshare", "-m", sys.executable, "-c", STICK]
+    done = subprocess.run(
+        command, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

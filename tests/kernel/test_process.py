@@ -502,6 +502,26 @@ def test_stop_takes_the_tree_in_other_sessions_along(web: Instance) -> None:
     assert web.group.pids() == []
 
 
+NAMELESS = r"""
+import ctypes, signal
+ctypes.CDLL(None).prctl(15, b"\xff) \n", 0, 0, 0)
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.req("N17")
+def test_a_server_may_call_itself_what_it_likes(web: Instance) -> None:
+    """Its name is any bytes: it is stopped, and how it ended is told, all the same."""
+    pid = web.start(sys.executable, "-I", "-S", "-c", NAMELESS, foreground=True)
+    web.wait_for_line("ready")
+    with Process(pid) as server:
+        assert process.main_pid(web.group) == pid
+        assert process.stop(web.group, 20).by_itself
+        assert server.how_it_ended() == 128 + signal.SIGTERM
+    os.waitpid(pid, 0)
+
+
 @pytest.mark.req("N16", "N17")
 def test_stop_is_idempotent(web: Instance) -> None:
     assert process.stop(web.group, 1) == process.Stopped(by_itself=True, killed=0)

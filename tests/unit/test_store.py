@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from itertools import pairwise
 from pathlib import Path
 
@@ -207,6 +208,39 @@ def test_the_lock_is_no_link(tmp_path: Path, victim: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         held(tmp_path / "state")
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.req("C1")
+def test_whatever_happens_the_lock_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that kept it would keep everybody from it for as long as it lives."""
+
+    def fails(directory: Path) -> None:
+        raise OSError("no such disk")
+
+    def lock() -> None:
+        with store.lock(str(tmp_path / "state"), "test", 0, lambda line: None):
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_forget_controller", fails)
+        with pytest.raises(OSError, match="no such disk"):
+            lock()
+    lock()
+
+
+@pytest.mark.req("C1")
+def test_others_sockets_may_be_called_anything(tmp_path: Path) -> None:
+    """While it is looked whether the controller's is still somebody's."""
+    with socket.socket(socket.AF_UNIX) as others, socket.socket(socket.AF_UNIX) as controllers:
+        others.bind(b"\0vt-%d-\xff\n" % os.getpid())
+        where = tmp_path / store.API_SOCKET
+        controllers.bind(str(where))
+        store._forget_controller(tmp_path)
+        assert where.exists()
+    store._forget_controller(tmp_path)
+    assert not where.exists()
 
 
 @pytest.mark.req("N17")

@@ -44,10 +44,10 @@ def parse_mountinfo(text: str) -> Hierarchies:
     """Hierarchies as `/proc/self/mountinfo` (proc(5)) lists them; only whole ones count."""
     unified: str | None = None
     v1: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # names may hold any other line end or space
         left, _, right = line.partition(" - ")
-        root, target = left.split()[3:5]
-        kind, _, options = right.split(maxsplit=2)
+        root, target = left.split(" ")[3:5]
+        kind, _, options = right.split(" ", maxsplit=2)
         if root != "/":
             continue
         if kind == "cgroup2":
@@ -61,8 +61,7 @@ def parse_mountinfo(text: str) -> Hierarchies:
 @cache
 def hierarchies() -> Hierarchies:
     """Those of this process, read once."""
-    with open("/proc/self/mountinfo") as file:
-        return parse_mountinfo(file.read())
+    return parse_mountinfo(read("/proc/self/mountinfo"))
 
 
 def children(path: str) -> Iterator[str]:

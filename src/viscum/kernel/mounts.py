@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from viscum.kernel import knobs
 from viscum.kernel.syscalls import (
     MNT_DETACH,
     MS_BIND,
@@ -98,8 +99,7 @@ def detach(*paths: str) -> None:
 
 def mount_points() -> list[tuple[str, list[str]]]:
     """(path, options) of every mount of this namespace, in the order they were made: proc(5)."""
-    with open("/proc/self/mountinfo") as file:
-        lines = [line.split() for line in file]
+    lines = [line.split(" ") for line in knobs.read("/proc/self/mountinfo").split("\n") if line]
     octal = re.compile(r"\\(\d{3})")
     return [(octal.sub(lambda m: chr(int(m[1], 8)), f[4]), f[5].split(",")) for f in lines]
 

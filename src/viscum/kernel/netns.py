@@ -8,10 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import NamedTuple
 
-from viscum.kernel import syscalls
+from viscum.kernel import knobs, syscalls
 from viscum.names import NETNS_DIR
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -183,7 +182,7 @@ def is_private_mount_namespace() -> bool:
 def _holding(mountinfo: str, where: str) -> _Mount | None:
     """The mount that `where` lies on: of the longest mount points the last mounted."""
     best, best_length = None, -1
-    for line in Path(mountinfo).read_text().splitlines():
+    for line in filter(None, knobs.read(mountinfo).split("\n")):
         fields = line.split(" ")
         point = fields[4].rstrip("/")
         if (where == point or where.startswith(point + "/")) and len(point) >= best_length:

@@ -257,8 +257,7 @@ def _zombie(pid: int) -> int | None:
     """The wait(2) status of a process that has ended and is not collected yet: proc_pid_stat(5),
     exit_code (52). None if it is no zombie."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = knobs.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(fields[49]) if fields[0] == "Z" else None
@@ -348,11 +347,11 @@ def _are_killed(pids: list[int]) -> bool:
 
 def _is_killed(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/status") as file:
-            lines = [line.split() for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+        lines = knobs.read(f"/proc/{pid}/status").split("\n")
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for _, mask in lines)
+    masks = [line.split()[1] for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in masks)
 
 
 def spawn(
