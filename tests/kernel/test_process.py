@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import pty
@@ -280,6 +281,30 @@ def test_killed_in_set_up_is_an_error(web: Instance) -> None:
         web.start("sleep", "1000")
     web.group.set_limits()
     assert web.start("sleep", "1000") in web.group.pids()
+
+
+@pytest.mark.req("N17", "C1")
+def test_a_signal_on_its_way_to_the_program_is_its_own() -> None:
+    """Whoever ends a control group asks also what is about to become a program there; a controller
+    that had it from its child would end itself."""
+    told: list[bool] = []
+
+    def set_up(step: process.Step) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def controller() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, told.append, True)
+        try:
+            await loop.run_in_executor(None, process.spawn, ("true",), {}, set_up, True)
+        except LaunchError:
+            pass
+        else:
+            os.wait()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(controller())
+    assert told == []
 
 
 @pytest.mark.req("N16", "N17")

@@ -411,13 +411,15 @@ def _child(
         at = what, name
 
     try:
+        # What is told to this process is not for the event loop of the one it was forked from.
+        signal.set_wakeup_fd(-1)
+        # Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP; all that would survive the exec.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
         os.write(writer, f"{os.getpid()}\0".encode())
         most = os.sysconf("SC_OPEN_MAX")  # before set_up lowers it
         set_up(step)
         step("execute", argv[0])
-        # Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP; all that would survive the exec.
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # Before the caller's descriptors go, its lock among them: a child that ends here because
         # the caller was killed is not to be seen by the next command as a server that runs.
