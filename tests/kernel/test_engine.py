@@ -143,6 +143,40 @@ def test_following_the_records_is_begun_anew(
     assert controller.events.counts["controller.error"] == 1
 
 
+class Failing:
+    """What fails while it is told to end takes the place of the cancellation."""
+
+    name = "failing"
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("no such directory")
+
+
+def test_a_part_that_fails_as_it_ends_is_not_begun_anew(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = main.Controller(engine.host)
+    monkeypatch.setattr(main, "AGAIN", 0.0)
+
+    async def test() -> None:
+        task = asyncio.create_task(controller._keep(Failing()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait({task}, timeout=2)
+        assert task.done()
+
+    run(controller.engine, test)
+    engine.close()
+    assert controller.events.counts["controller.error"] == 1
+
+
 @pytest.mark.parametrize("steps", range(6))
 def test_a_part_ends_when_it_is_told_to_in_the_moment_of_news(engine: Engine, steps: int) -> None:
     """Whatever the event loop does first: one that goes on keeps the controller from ending."""

@@ -86,7 +86,7 @@ class Engine:
         finally:
             self._waiting -= 1
             self._snapshot = None
-            if not _is_cancelled() and not await self.refresh():
+            if not is_cancelled() and not await self.refresh():
                 await self._hold_again()  # `enable` of what is enabled changes no record
 
     async def act_for(
@@ -107,7 +107,7 @@ class Engine:
                 loop.run_in_executor(self._patient, lambda: fn(*args, **kwargs))
             )
         finally:
-            if not _is_cancelled():
+            if not is_cancelled():
                 await self.refresh()
 
     async def look(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -234,7 +234,7 @@ class Engine:
             executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Whether the task that runs is told to end: what else fails then must not hide that."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

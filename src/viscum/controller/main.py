@@ -11,7 +11,7 @@ from viscum.controller import log, settings
 from viscum.controller.api.part import Api
 from viscum.controller.dns.part import Names
 from viscum.controller.due import Due
-from viscum.controller.engine import Engine
+from viscum.controller.engine import Engine, is_cancelled
 from viscum.controller.events import Events
 from viscum.controller.guard.part import Guard
 from viscum.controller.health.part import Probes
@@ -101,11 +101,13 @@ class Controller:
                 raise
             except Exception as error:
                 log.trace(error)
+                over = is_cancelled()
+                then = " as it ended" if over else f"; it is begun anew in {AGAIN:g} s"
                 self.events.publish(
-                    "controller.error",
-                    f"{part.name} failed ({error!r}); it is begun anew in {AGAIN:g} s",
-                    level="error",
+                    "controller.error", f"{part.name} failed ({error!r}){then}", level="error"
                 )
+                if over:
+                    return
                 await asyncio.sleep(AGAIN)
 
 
