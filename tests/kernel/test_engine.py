@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,8 +16,11 @@ from viscum.clock import now
 from viscum.controller import due, main
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.supervise import Supervisor, _Watched
 from viscum.host import Host
+from viscum.kernel.process import Process
 from viscum.model import Hold
+from viscum.plan import instances
 from viscum.spec import from_mapping
 from viscum.store import HostRecord, Record, World
 
@@ -226,6 +230,37 @@ def test_who_is_told_to_end_while_it_changes_something_ends(
         run(engine, test)
     finally:
         may_end.set()
+
+
+# ---- servers that end --------------------------------------------------------------------------
+
+
+def test_a_server_that_ends_as_its_service_goes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are heard of in one turn of the event loop."""
+    supervisor = Supervisor(engine)
+    server = subprocess.Popen(["sleep", "1000"])
+
+    async def test() -> None:
+        await engine.refresh()
+        at = next(iter(instances(engine.world, engine.host.names)))
+        task = asyncio.create_task(supervisor.run())
+        await asyncio.sleep(0.05)
+        supervisor._watched[at.cgroup] = _Watched(at, Process(server.pid), 0)
+        supervisor._ended(at.cgroup)
+        supervisor._sync(World(engine.world.host, {}))
+        await asyncio.sleep(0.05)
+        assert not task.done(), task
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    try:
+        run(engine, test)
+    finally:
+        server.kill()
+        server.wait()
 
 
 # ---- what is due -------------------------------------------------------------------------------

@@ -140,15 +140,13 @@ class Supervisor:
         self._group.create_task(self._collect(cgroup, watched))
 
     async def _collect(self, cgroup: str, watched: _Watched) -> None:
-        lived, status = now() - watched.since, None
-        for _ in range(int(COLLECTED / PAUSE)):
+        lived, status, end = now() - watched.since, None, now() + COLLECTED
+        while self._watched.get(cgroup) is watched:
             status = watched.main.how_it_ended()
-            if status is not None:
+            if status is not None or now() >= end:
                 break
             await asyncio.sleep(PAUSE)
-            if self._watched.get(cgroup) is not watched:
-                break
-        if self._watched.get(cgroup) is not watched:
+        else:
             return  # what it belonged to is gone
         self._forget(cgroup)
         at = await self._as_asked(cgroup)
