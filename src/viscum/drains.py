@@ -6,7 +6,6 @@ Settling is done under the host's lock by every changing command; waiting is don
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from viscum.errors import ViscumError
 from viscum.model import Address
 from viscum.plan import Instance, instances
 from viscum.rarely import Rarely
+from viscum.slowly import Slowly
 from viscum.store import Record, World
 
 if TYPE_CHECKING:
@@ -179,9 +179,11 @@ def _stop_removed(host: Host, before: list[Instance], after: list[Instance]) -> 
                 op.apply()
 
 
-def wait(host: Host, name: str, until: Callable[[Record], bool], what: str = "drain") -> int:
-    """Waits until `until` is true (or the service is gone); the lock is held only to look and to
-    finish. Returns how many flows were reset meanwhile."""
+def waiting(
+    host: Host, name: str, until: Callable[[Record], bool], what: str = "drain"
+) -> Slowly[int]:
+    """Until `until` is true (or the service is gone); the lock is held only to look and to finish.
+    Returns how many flows were reset meanwhile."""
     ended, pause, tell = 0, POLL, Rarely(host.progress)
     while True:
         world = host.load()
@@ -207,7 +209,7 @@ def wait(host: Host, name: str, until: Callable[[Record], bool], what: str = "dr
             ended += change.ended.get(name, 0)
             continue
         due = min(deadlines, default=now() + LONGEST_POLL) - now()
-        time.sleep(max(0.0, min(pause, due)))
+        yield max(0.0, min(pause, due))
         pause = min(pause * 1.5, LONGEST_POLL)
 
 

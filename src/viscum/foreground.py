@@ -18,6 +18,7 @@ from viscum.errors import InputError
 from viscum.kernel import process
 from viscum.kernel.cgroup import Group
 from viscum.plan import Instance, instances
+from viscum.slowly import finish
 
 if TYPE_CHECKING:
     from viscum.host import Host
@@ -58,7 +59,7 @@ def run(host: Host, spec: Spec, replacing: bool, begun: Callable[[Outcome], None
     status = None
     with _signals() as signals:
         try:
-            outcome = host.up(spec, replacing=replacing, as_child=True)
+            outcome = finish(host.up(spec, replacing=replacing, as_child=True))
             signals.interrupting = False
         except Told:
             there = host.load().services.get(spec.name)
@@ -68,7 +69,7 @@ def run(host: Host, spec: Spec, replacing: bool, begun: Callable[[Outcome], None
             ours, status = _stand_by(host, spec.name, signals.reader)
     if ours:
         with suppress(InputError):  # another command has taken it away
-            host.remove(spec.name)
+            finish(host.remove(spec.name))
     while (ended := _collect()) is not None:
         status = ended
     return status or 0

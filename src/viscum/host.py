@@ -2,7 +2,8 @@
 
 A `Host` is one access point's worth of Viscum: the network namespace this process is in, and a
 state directory. Commands that change something take the host's lock, finish what an earlier
-command left due (`drains.settle`), then act. Waiting for flows to end happens without the lock.
+command left due (`drains.settle`), then act: `begin…`, as far as that comes without waiting for
+flows. What waits for them, too, is a generator (slowly.py), and waits without the lock.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from viscum.kernel.cgroup import Group
 from viscum.model import FREE, Address, Hold, Observed
 from viscum.plan import instances
 from viscum.rights import refuse_if_unable
+from viscum.slowly import Slowly
 from viscum.spec import Port, Spec, to_toml
 from viscum.spec.values import target_network
 from viscum.start import Outcome
@@ -155,18 +157,16 @@ class Host:
         replacing: bool = True,
         as_child: bool = False,
         wait: bool = True,
-        check: Check = anything,
-        tenant: str = "",
-    ) -> Outcome:
+    ) -> Slowly[Outcome]:
         """Starts a service, or changes it to `spec`. Raises InputError, ViscumError.
 
         replacing: a spec that differs from the running one's is an upgrade; otherwise it is
         refused. Returns when the new generation listens (or not yet, and why) and, after an
         upgrade, when the old one has drained. wait False: not for that; but a server that can't
-        run twice has to end before the new one starts. check, tenant: as for `begin`.
+        run twice has to end before the new one starts.
         """
-        begun = self.begin(spec.name, spec, replacing, as_child, check, tenant)
-        return self._waited(spec.name, begun, wait, as_child)
+        begun = self.begin(spec.name, spec, replacing, as_child)
+        return (yield from self._ended(spec.name, begun, wait, as_child))
 
     def begin(
         self,
@@ -247,13 +247,13 @@ class Host:
         outcome.flows_reset += begun.flows_reset
         return outcome
 
-    def _waited(
+    def _ended(
         self, name: str, begun: Outcome | Replacing, wait: bool, as_child: bool = False
-    ) -> Outcome:
+    ) -> Slowly[Outcome]:
         """What `begin` began, to its end; without the lock while flows are waited for. wait False:
         what only drains is left to whoever settles it."""
         if isinstance(begun, Replacing):
-            reset = drains.wait(self, name, lambda r: not r.generations)
+            reset = yield from drains.waiting(self, name, lambda r: not r.generations)
             outcome = self.finish(begun, as_child)
             outcome.flows_reset += reset
             return outcome
@@ -261,7 +261,7 @@ class Host:
         if record is None or drains.done(record):
             return begun
         if wait:
-            begun.flows_reset += drains.wait(self, name, drains.done)
+            begun.flows_reset += yield from drains.waiting(self, name, drains.done)
         else:
             begun.notes.append(
                 f"the old server of {name} still has flows; when the last has ended, or at its"
@@ -306,18 +306,23 @@ class Host:
             return Outcome(name, did, notes)
 
     def disable(
-        self,
-        name: str,
-        *,
-        drain: float | None = None,
-        for_seconds: float | None = None,
-        wait: bool = True,
-    ) -> Outcome:
+        self, name: str, *, drain: float | None = None, for_seconds: float | None = None
+    ) -> Slowly[Outcome]:
         """New flows go to the cloud; the server keeps running.
 
         drain: seconds after which flows still open are reset (0: at once); None: never.
-        wait False: returns at once; who settles what is due after the limit resets them.
         """
+        outcome = self.begin_disable(name, drain=drain, for_seconds=for_seconds)
+        if drain:
+            outcome.flows_reset = yield from drains.waiting(
+                self, name, lambda r: r.end_flows_at is None, "drain"
+            )
+        return outcome
+
+    def begin_disable(
+        self, name: str, *, drain: float | None = None, for_seconds: float | None = None
+    ) -> Outcome:
+        """The same at once; who settles what is due after the limit resets what is left."""
         with self.changing(f"disable {name}") as change:
             record = self.known(change.world, name)
             did = "disabled" if record.enabled or record.until_ns else "unchanged"
@@ -334,8 +339,6 @@ class Host:
             if drain == 0:
                 drains.settle(self, change, name)
                 outcome.flows_reset = change.ended.get(name, 0)
-        if drain and wait:
-            outcome.flows_reset = drains.wait(self, name, lambda r: r.end_flows_at is None, "drain")
         return outcome
 
     def hold(self, record: Record, hold: Hold) -> bool:
@@ -347,33 +350,38 @@ class Host:
 
     # ---- stop, start, restart, rm
 
-    def stop(self, name: str, *, wait: bool = True) -> Outcome:
-        """Ends the processes after their last flow (or the drain limit); the spec is kept.
+    def stop(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
+        """Ends the processes after their last flow (or the drain limit); the spec is kept. wait: as
+        for `up`."""
+        outcome = self.begin_stop(name)
+        if wait and outcome.did == "draining":
+            outcome.flows_reset += yield from drains.waiting(
+                self, name, lambda r: not r.generations
+            )
+            outcome.did = "stopped"
+        return outcome
 
-        wait False: returns at once; who settles what is due finishes it.
-        """
+    def begin_stop(self, name: str) -> Outcome:
+        """The same at once; who settles what is due finishes it."""
         with self.changing(f"stop {name}") as change:
             record = self.known(change.world, name)
             if not record.running and not record.generations:
                 return Outcome(name, "unchanged")
             until = evolve.deadline(now(), record.spec.run.drain)
             change.commit(change.world.with_record(evolve.stopping(record, until)))
-            if not wait:
-                drains.settle(self, change, name)
-                left = change.world.services[name].generations
-                reset = change.ended.get(name, 0)
-                return Outcome(name, "draining" if left else "stopped", flows_reset=reset)
-        reset = drains.wait(self, name, lambda r: not r.generations)
-        return Outcome(name, "stopped", flows_reset=reset)
+            drains.settle(self, change, name)
+            left = change.world.services[name].generations
+            reset = change.ended.get(name, 0)
+            return Outcome(name, "draining" if left else "stopped", flows_reset=reset)
 
-    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
+    def start_again(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
         """Starts a stopped service, or one whose server has died. wait: as for `up`."""
-        return self._waited(name, self.begin(name), wait)
+        return (yield from self._ended(name, self.begin(name), wait))
 
-    def restart(self, name: str, *, wait: bool = True) -> Outcome:
+    def restart(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
         """A new generation of the same spec, as an upgrade is: no client notices. wait: as for
         `up`."""
-        outcome = self._waited(name, self.begin_restart(name), wait)
+        outcome = yield from self._ended(name, self.begin_restart(name), wait)
         outcome.did = "restarted"
         return outcome
 
@@ -391,20 +399,27 @@ class Host:
             outcome.did = "restarted"
             return outcome
 
-    def remove(
+    def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Slowly[Outcome]:
+        """Takes the service away; flows it has are ended by its drain limit. at_once: now. wait: as
+        for `up`."""
+        outcome = self.begin_remove(name, at_once=at_once)
+        if wait and outcome.did == "draining":
+            outcome.flows_reset += yield from drains.waiting(self, name, lambda r: not r.removing)
+            outcome.did = "removed"
+        return outcome
+
+    def begin_remove(
         self,
         name: str,
         *,
-        wait: bool = True,
         at_once: bool = False,
         check: Check = anything,
         forget: bool = False,
     ) -> Outcome:
-        """Takes the service away; flows it has are ended by its drain limit.
+        """The same at once; the next command after the limit finishes it.
 
-        wait False: returns at once; the next command after the limit finishes it. check: told
-        what there is, under the lock, before anything is changed. forget: the next boot does not
-        start it either. Of one that never started (`has_log`) the log is taken away.
+        check: told what there is, under the lock, before anything is changed. forget: the next
+        boot does not start it either. Of one that never started (`has_log`) the log is taken away.
         """
         if not self.has_log(name):
             self.known(self.load(), name)
@@ -428,10 +443,8 @@ class Host:
             change.commit(change.world.with_record(record))
             drains.settle(self, change, name)
             outcome = Outcome(name, "removed", flows_reset=moved + change.ended.get(name, 0))
-            if not wait and name in change.world.services:
+            if name in change.world.services:
                 outcome.did = "draining"
-                return outcome
-        outcome.flows_reset += drains.wait(self, name, lambda r: not r.removing)
         return outcome
 
     def has_log(self, name: str) -> bool:

@@ -34,10 +34,11 @@ VISCUM = str(Path(sys.executable).with_name("viscum"))
 NATIVE = """
 import os, sys
 from viscum.host import Host
+from viscum.slowly import finish
 from viscum.spec import specs_from_paths
 host = Host(os.environ["VISCUM_STATE_DIR"], attach="clsact")
 for _, spec in specs_from_paths(sys.argv[1:]):
-    host.up(spec)
+    finish(host.up(spec))
 """
 
 SIMPLE = f"""

@@ -24,7 +24,7 @@ LAYERS = (
     {"kernel"},
     {"evolve", "tenancy"},
     {"store"},
-    {"hostconfig", "rarely"},
+    {"hostconfig", "rarely", "slowly"},
     {"spec"},
     {"clock", "model"},
     {"names", "errors"},

@@ -13,6 +13,7 @@ from viscum.errors import InputError, Problem, ViscumError
 from viscum.host import Host
 from viscum.names import CONFIG_DIR
 from viscum.ops import Op
+from viscum.slowly import Slowly, together
 from viscum.spec.values import BadValue, Seconds
 from viscum.start import Outcome
 
@@ -104,11 +105,12 @@ def each(
     names: tuple[str, ...],
     all_: bool,
     known: Target,
-    act: Callable[[str], None],
+    act: Callable[[str], Slowly[None]],
     besides: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """`act` for every name, or for all; unknown names are refused before the first is touched.
-    besides: whether a name is known that is no service's."""
+    """`act` for every name, or for all; unknown names are refused before the first is touched, and
+    all are begun before the first is waited for. besides: whether a name is known that is no
+    service's."""
     world = known.load()
     if all_ and names:
         raise click.UsageError("give names or --all, not both")
@@ -124,16 +126,19 @@ def each(
             problems.extend(error.problems)
     if problems:
         raise InputError(*problems)
-    failed: ViscumError | None = None
-    for name in world.services if all_ else dict.fromkeys(names):
+    failed: list[ViscumError] = []
+
+    def one(name: str) -> Slowly[None]:
         try:
-            act(name)
+            yield from act(name)
         except ViscumError as error:
-            if failed is not None:
-                note(f"viscum: {failed.message}")
-            failed = error
-    if failed is not None:
-        raise failed
+            if failed:
+                note(f"viscum: {failed[-1].message}")
+            failed.append(error)
+
+    together(map(one, world.services if all_ else dict.fromkeys(names)))
+    if failed:
+        raise failed[-1]
 
 
 def were_reset(flows: int) -> str:

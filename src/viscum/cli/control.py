@@ -11,6 +11,7 @@ import click
 from viscum.cli import common
 from viscum.cli.output import note, say
 from viscum.kernel.process import LaunchError
+from viscum.slowly import Slowly
 from viscum.start import Outcome
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def enable(ctx: click.Context, names: tuple[str, ...], all_: bool, for_: float |
     """
     host = common.target(ctx)
 
-    def act(name: str) -> None:
+    def act(name: str) -> Slowly[None]:
         _steered(host.enable(name, for_seconds=for_))
+        yield from ()
 
     common.each(names, all_, host, act)
 
@@ -70,8 +72,8 @@ def disable(
         raise click.UsageError("give --drain or --now, not both")
     host = common.target(ctx)
 
-    def act(name: str) -> None:
-        result = host.disable(name, drain=0.0 if now else drain, for_seconds=for_)
+    def act(name: str) -> Slowly[None]:
+        result = yield from host.disable(name, drain=0.0 if now else drain, for_seconds=for_)
         if (now or drain is not None) and not result.flows_reset:
             result.notes.append("no flow had to be reset")
         _steered(result)
@@ -87,24 +89,28 @@ def _steered(result: Outcome) -> None:
         note(f"note: until a reboot; what runs after a reboot is in {common.config_dir()}/services")
 
 
-def for_each(act: Callable[[Target, str, bool], Outcome]) -> click.Command:
-    """The command that does nothing else than `act` (on what, to which service, whether to wait for
-    flows), whose name and help it takes."""
+def for_each(change: Callable[[Target, str, bool], Slowly[Outcome]]) -> click.Command:
+    """The command that does nothing else than `change` (on what, to which service, whether to wait
+    for flows), whose name and help it takes."""
 
-    @click.command(act.__name__, help=act.__doc__)
+    @click.command(change.__name__, help=change.__doc__)
     @names_argument
     @all_option
     @common.no_wait_option
     @click.pass_context
     def command(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool) -> None:
         host = common.target(ctx)
-        common.each(names, all_, host, lambda name: common.outcome(act(host, name, not no_wait)))
+
+        def act(name: str) -> Slowly[None]:
+            common.outcome((yield from change(host, name, not no_wait)))
+
+        common.each(names, all_, host, act)
 
     return command
 
 
 @for_each
-def stop(host: Target, name: str, wait: bool) -> Outcome:
+def stop(host: Target, name: str, wait: bool) -> Slowly[Outcome]:
     """End the server after its last flow (or its drain limit); the spec is kept.
 
     \b
@@ -115,7 +121,7 @@ def stop(host: Target, name: str, wait: bool) -> Outcome:
 
 
 @for_each
-def start(host: Target, name: str, wait: bool) -> Outcome:
+def start(host: Target, name: str, wait: bool) -> Slowly[Outcome]:
     """Start a stopped service, or one whose server has ended.
 
     \b
@@ -126,7 +132,7 @@ def start(host: Target, name: str, wait: bool) -> Outcome:
 
 
 @for_each
-def restart(host: Target, name: str, wait: bool) -> Outcome:
+def restart(host: Target, name: str, wait: bool) -> Slowly[Outcome]:
     """Move to new processes of the same spec, as an upgrade does: no client notices.
 
     \b
@@ -150,13 +156,11 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
       viscum rm web
     """
     host = common.target(ctx)
-    common.each(
-        names,
-        all_,
-        host,
-        lambda name: common.outcome(host.remove(name, wait=not no_wait, at_once=now)),
-        besides=host.has_log,
-    )
+
+    def act(name: str) -> Slowly[None]:
+        common.outcome((yield from host.remove(name, wait=not no_wait, at_once=now)))
+
+    common.each(names, all_, host, act, besides=host.has_log)
     if all_:
         host.sweep()
 

@@ -20,6 +20,7 @@ from viscum.explain import Answer
 from viscum.host import known
 from viscum.rarely import Rarely
 from viscum.remote import Client, Place, Refused, path, place
+from viscum.slowly import Slowly, finish
 from viscum.spec import Spec, from_mapping, to_mapping
 from viscum.start import Outcome
 from viscum.status import ServiceStatus
@@ -158,7 +159,7 @@ class RemoteHost:
 
     # ---- changing
 
-    def up(self, spec: Spec, *, replacing: bool = True, wait: bool = True) -> Outcome:
+    def up(self, spec: Spec, *, replacing: bool = True, wait: bool = True) -> Slowly[Outcome]:
         headers = {}
         if not replacing:
             found = self._service(spec.name)
@@ -169,7 +170,7 @@ class RemoteHost:
         until = _is_up if wait else _has_begun
         change = _Change("PUT", path("services", spec.name), "upgraded", until)
         try:
-            return self._changed(spec.name, change, to_mapping(spec), headers=headers)
+            return (yield from self._changed(spec.name, change, to_mapping(spec), headers=headers))
         except Refused as refused:
             if refused.status == 412 and headers:
                 raise _runs_already(spec.name) from None
@@ -182,31 +183,36 @@ class RemoteHost:
         return "that box, for its next boot"
 
     def enable(self, name: str, *, for_seconds: float | None = None) -> Outcome:
-        return self._act(name, "enable", "enabled", _at_once, {"for": for_seconds})
+        return finish(self._act(name, "enable", "enabled", _at_once, {"for": for_seconds}))
 
     def disable(
         self, name: str, *, drain: float | None = None, for_seconds: float | None = None
-    ) -> Outcome:
+    ) -> Slowly[Outcome]:
         given: dict[str, Any] = {"for": for_seconds}
         given |= {"now": True} if drain == 0 else {"drain": drain}
-        return self._act(name, "disable", "disabled", _is_reset if drain else _at_once, given)
+        until = _is_reset if drain else _at_once
+        return (yield from self._act(name, "disable", "disabled", until, given))
 
-    def stop(self, name: str, *, wait: bool = True) -> Outcome:
-        outcome = self._act(name, "stop", "stopped", _has_stopped if wait else _at_once, {})
+    def stop(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
+        until = _has_stopped if wait else _at_once
+        outcome = yield from self._act(name, "stop", "stopped", until, {})
         one = None if wait else self._service(name)
         if one is not None and one["status"] and not _has_stopped(one):
             outcome.did = "draining"
         return outcome
 
-    def start_again(self, name: str, *, wait: bool = True) -> Outcome:
-        return self._act(name, "start", "started", _is_up if wait else _has_begun, {})
+    def start_again(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
+        until = _is_up if wait else _has_begun
+        return (yield from self._act(name, "start", "started", until, {}))
 
-    def restart(self, name: str, *, wait: bool = True) -> Outcome:
-        return self._act(name, "restart", "restarted", _is_up if wait else _has_begun, {})
+    def restart(self, name: str, *, wait: bool = True) -> Slowly[Outcome]:
+        until = _is_up if wait else _has_begun
+        return (yield from self._act(name, "restart", "restarted", until, {}))
 
-    def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Outcome:
+    def remove(self, name: str, *, wait: bool = True, at_once: bool = False) -> Slowly[Outcome]:
         change = _Change("DELETE", path("services", name), "removed", _never if wait else _at_once)
-        outcome = self._changed(name, change, query={"now": "true"} if at_once else None)
+        query = {"now": "true"} if at_once else None
+        outcome = yield from self._changed(name, change, query=query)
         if not wait and self._service(name) is not None:
             outcome.did = "draining"
         return outcome
@@ -218,9 +224,10 @@ class RemoteHost:
 
     def _act(
         self, name: str, word: str, did: str, until: Callable[[Any], bool], given: dict[str, Any]
-    ) -> Outcome:
+    ) -> Slowly[Outcome]:
         body = {key: value for key, value in given.items() if value is not None}
-        return self._changed(name, _Change("POST", path("services", name, word), did, until), body)
+        change = _Change("POST", path("services", name, word), did, until)
+        return (yield from self._changed(name, change, body))
 
     def _changed(
         self,
@@ -230,7 +237,7 @@ class RemoteHost:
         *,
         query: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
-    ) -> Outcome:
+    ) -> Slowly[Outcome]:
         """What the controller did, once it has ended."""
         before = self.client.request("GET", "/v1/host").body["events"]
         answer = self.client.request(
@@ -239,11 +246,13 @@ class RemoteHost:
         outcome = msgspec.convert(answer.body, Outcome)
         if outcome.did == "draining":
             outcome.did, outcome.notes = change.did, []
-        if change.until is not _at_once and self._wait(name, change.until, before):
+        if change.until is _at_once:
+            return outcome
+        if (yield from self._waiting(name, change.until, before)):
             outcome.flows_reset += self._resets(name, before)
         return outcome
 
-    def _wait(self, name: str, until: Callable[[Any], bool], before: str) -> bool:
+    def _waiting(self, name: str, until: Callable[[Any], bool], before: str) -> Slowly[bool]:
         """Whether it had to wait. Raises ViscumError for what could not be started then."""
         pause, waited, tell = POLL, False, Rarely(note)
         while True:
@@ -255,7 +264,7 @@ class RemoteHost:
                     raise ViscumError(event["message"], hint=f"viscum logs {name}")
             if line := _left(one):
                 tell(one["status"]["flows"], line)
-            time.sleep(pause)
+            yield pause
             waited, pause = True, min(pause * 1.5, LONGEST_POLL)
 
     def _service(self, name: str, *, deep: bool = False) -> Any:

@@ -12,6 +12,7 @@ from viscum.cli import common
 from viscum.cli.flags import Dashed, in_flags
 from viscum.cli.output import as_json, fail, note, say
 from viscum.errors import InputError, Problem, ViscumError
+from viscum.slowly import Slowly, finish, together
 from viscum.spec import BadFiles, BadSpec, Spec, diff, from_mapping, specs_from_paths, to_toml
 from viscum.start import Outcome
 
@@ -76,7 +77,7 @@ def run(ctx: click.Context, /, **given: Any) -> None:
         if given["foreground"]:
             here = common.local(host, "--foreground")
             ctx.exit(here.stay(spec, replacing=given["replace"], begun=begun))
-        begun(host.up(spec, replacing=given["replace"], wait=not given["no_wait"]))
+        begun(finish(host.up(spec, replacing=given["replace"], wait=not given["no_wait"])))
 
 
 def report(host: Target, spec: Spec, result: Outcome) -> None:
@@ -182,20 +183,27 @@ def apply(
         show_plan(host, specs, sources, gone if prune else ())
         return
     failed = theirs = 0
-    for spec in specs:
+
+    def up(spec: Spec) -> Slowly[None]:
+        nonlocal failed, theirs
         try:
-            report(host, spec, host.up(spec, wait=not no_wait))
+            report(host, spec, (yield from host.up(spec, wait=not no_wait)))
         except ViscumError as error:  # the others are not to suffer, at boot above all
             if spec in own:
                 failed = fail(error)
             else:
                 note(f"{sources[spec.name]}: could not be applied")
                 theirs = fail(error)
-    for name in gone if prune else ():
-        if failed:  # what was to take its place may be what failed
+
+    def remove(name: str) -> Slowly[None]:
+        common.outcome((yield from host.remove(name, wait=not no_wait)))
+
+    together(map(up, specs))
+    if prune and failed:  # what was to take their place may be what failed
+        for name in gone:
             note(f"{name} stays, since not everything could be applied")
-        else:
-            common.outcome(host.remove(name, wait=not no_wait))
+    elif prune:
+        together(map(remove, gone))
     ctx.exit(failed if own else theirs)
 
 

@@ -217,6 +217,6 @@ def rm(ctx: click.Context, name: str, with_services: bool) -> None:
             tokens.remove({c.id for c in tokens.all().values() if c.tenant == name})
             for record in host.load().services.values():
                 if record.tenant == name:
-                    common.outcome(host.remove(record.name, at_once=True))
+                    common.outcome(host.begin_remove(record.name, at_once=True))
         gone = tenants.remove(host, known, tokens, name)
     say(f"{name} removed" + (f", with {len(gone)} tokens" if gone else ""))

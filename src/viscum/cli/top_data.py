@@ -109,7 +109,7 @@ class Here:
         if verb == "enable":
             self.host.enable(name)
         else:
-            self.host.disable(name, drain=DRAIN if verb == "drain" else None, wait=False)
+            self.host.begin_disable(name, drain=DRAIN if verb == "drain" else None)
 
 
 class There:

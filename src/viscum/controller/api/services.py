@@ -186,9 +186,8 @@ async def remove(call: Call) -> Reply:
         return _changed(context, name, await engine.act(engine.host.forget, name))
     name = context.record(call.who, name).name
     outcome = await engine.act(
-        engine.host.remove,
+        engine.host.begin_remove,
         name,
-        wait=False,
         at_once=query.now,
         check=_check(call),
         forget=query.save,
@@ -211,15 +210,13 @@ async def disable(call: Call) -> Reply:
     drain = 0.0 if body.now else body.drain
     name = _mine(call).name
     engine = call.context.engine
-    outcome = await engine.act(
-        engine.host.disable, name, for_seconds=body.for_, drain=drain, wait=False
-    )
+    outcome = await engine.act(engine.host.begin_disable, name, for_seconds=body.for_, drain=drain)
     return _changed(call.context, name, outcome)
 
 
 async def stop(call: Call) -> Reply:
     name = _mine(call).name
-    outcome = await call.context.engine.act(call.context.engine.host.stop, name, wait=False)
+    outcome = await call.context.engine.act(call.context.engine.host.begin_stop, name)
     return _changed(call.context, name, outcome)
 
 

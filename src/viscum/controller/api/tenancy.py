@@ -173,7 +173,7 @@ async def remove(call: Call) -> Reply:
         await asyncio.to_thread(access.tokens.remove, mine)  # nobody adds any meanwhile
         for record in list(engine.world.services.values()):
             if record.tenant == tenant.name:
-                await engine.act(engine.host.remove, record.name, wait=False, at_once=True)
+                await engine.act(engine.host.begin_remove, record.name, at_once=True)
     status = _view(context, tenant)
     try:
         await engine.act(tenants.remove, engine.host, access.tenants, access.tokens, tenant.name)
