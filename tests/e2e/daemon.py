@@ -61,8 +61,15 @@ class Daemon:
 
     def stop(self) -> int:
         """SIGTERM; its exit status."""
+        self.tell_to_end()
+        return self.wait_for_end()
+
+    def tell_to_end(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
+
+    def wait_for_end(self) -> int:
+        assert self.process is not None
         return self.process.wait(30)
 
     def events(self, kind: str = "", service: str = "") -> list[dict[str, Any]]:

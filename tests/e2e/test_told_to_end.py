@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from pathlib import Path
+
 import pytest
 
-from e2e.api import client
+from e2e import echo
+from e2e.api import Answer, client, web
 from e2e.daemon import Daemon
+from support import wait_until
 from viscum.kernel import endpoint
 from viscum.lab import Lab
 
@@ -25,3 +31,50 @@ def test_a_client_that_asks_and_never_reads(daemon: Daemon) -> None:
     assert api.get("/v1/host").status == 200
     assert daemon.stop() == 0
     held.close()
+
+
+@pytest.mark.req("C1", "C5")
+def test_a_change_that_has_begun_is_finished(daemon: Daemon, lab: Lab, files: Path) -> None:
+    """Who asked for it is told that nobody waits for it any more, and so is the audit log."""
+    asks = Asks(daemon, files, f"test -e {files / 'go'}")
+    daemon.tell_to_end()
+    asks.join()
+    assert (asks.answer.status, asks.answer.json["type"]) == (503, "urn:viscum:problem:ending")
+    assert not daemon.ended()
+    (files / "go").touch()
+    assert daemon.wait_for_end() == 0
+
+    assert echo.status(lab)["generations"][0]["state"] == "live"
+    entries = [json.loads(line) for line in (daemon.config / "audit.log").open()]
+    assert [e["outcome"] for e in entries if e["action"] == "service.put"] == [
+        "begun", "the controller was ended: finished, if it had begun",
+    ]  # fmt: skip
+    assert daemon.faults() == []
+
+
+@pytest.mark.req("C1", "C5")
+def test_a_change_that_fails_after_all_is_told(daemon: Daemon, lab: Lab, files: Path) -> None:
+    assert client(daemon).put("/v1/services/web", web()).status == 201
+    asks = Asks(daemon, files, "false")
+    assert daemon.stop() == 0
+    asks.join()
+    (fault,) = daemon.faults()
+    assert "what was being done meanwhile failed: web: " in fault["message"]
+    assert [g["number"] for g in echo.status(lab)["generations"]] == [1]
+    assert "Traceback" not in daemon.log.read_text()
+
+
+class Asks(threading.Thread):
+    """For a server that is ready when `condition` is true; begun when that is looked at."""
+
+    def __init__(self, daemon: Daemon, files: Path, condition: str) -> None:
+        super().__init__()
+        self.api, begun = client(daemon), files / "begun"
+        ready = ["sh", "-c", f"touch {begun}; {condition}"]
+        self.spec = web(run={"ready": ready, "start-timeout": "3s", "environment": {"A": "b"}})
+        self.answer: Answer
+        self.start()
+        wait_until(begun.exists, "its server to be started")
+
+    def run(self) -> None:
+        self.answer = self.api.put("/v1/services/web", self.spec)

@@ -19,7 +19,7 @@ from viscum import status
 from viscum.clock import now
 from viscum.controller.events import Events
 from viscum.controller.pace import Pace
-from viscum.errors import ViscumError
+from viscum.errors import InputError, ViscumError
 from viscum.host import Host
 from viscum.kernel import director
 from viscum.model import FREE, Hold
@@ -78,11 +78,8 @@ class Engine:
         if self._waiting >= QUEUED:
             raise Busy(self._waiting)
         self._waiting += 1
-        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.shield(
-                loop.run_in_executor(self._changes, lambda: fn(*args, **kwargs))
-            )
+            return await self._to_its_end(self._changes, lambda: fn(*args, **kwargs))
         finally:
             self._waiting -= 1
             self._snapshot = None
@@ -101,14 +98,27 @@ class Engine:
 
     async def wait_for(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for what may wait long without the host's lock (`upgrade = "replace"`)."""
-        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.shield(
-                loop.run_in_executor(self._patient, lambda: fn(*args, **kwargs))
-            )
+            return await self._to_its_end(self._patient, lambda: fn(*args, **kwargs))
         finally:
             if not is_cancelled():
                 await self.refresh()
+
+    async def _to_its_end(self, executor: ThreadPoolExecutor, fn: Callable[[], T]) -> T:
+        """Also when the caller is told to end meanwhile; then an event tells if it failed."""
+        future = asyncio.get_running_loop().run_in_executor(executor, fn)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(self._tell_failed)
+            raise
+
+    def _tell_failed(self, done: asyncio.Future[T]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None and not isinstance(error, InputError):
+            self.events.publish(
+                "controller.error", f"what was being done meanwhile failed: {error}", level="error"
+            )
 
     async def look(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls `fn`, which changes nothing and takes no lock."""

@@ -40,6 +40,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 READ = 20.0  # seconds within which a body has to be here
 WRITE = 30.0  # seconds within which a client has to take what is sent
 
+ENDING = Reply(
+    problem.details(
+        503, "the controller is being ended", state="a change that had begun is finished",
+        hint="ask again when the next one is there, and look first",
+    ),
+    503, {"retry-after": "5"}, problem.MEDIA,
+)  # fmt: skip
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -89,6 +97,10 @@ class App:
             answer = Reply(found, found.status, headers, problem.MEDIA)
             if isinstance(error, MethodNotAllowed):
                 headers["allow"] = ", ".join(self._allowed(scope))
+        except asyncio.CancelledError:
+            if not send.begun:
+                await send.reply(ENDING)
+            raise
         await send.reply(answer)
 
     # ---- matching

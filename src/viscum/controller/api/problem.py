@@ -30,6 +30,7 @@ TYPES = {
     429: "busy",
     431: "too-large",
     500: "failed",
+    503: "ending",
 }
 
 

@@ -30,6 +30,7 @@ DEFAULT = "/var/log/viscum/audit.log"
 MAX_SIZE = 2**22  # bytes of one file
 KEPT = 8  # older files
 BEGUN = "begun"  # the outcome of an intention
+CUT_OFF = "the controller was ended: finished, if it had begun"
 TAIL = 2**18  # more than the longest line
 # Bytes, as JSON, of what somebody else gave: nobody pushes others' entries out by long ones.
 THING, OUTCOME, CHANGE, CHANGES = 200, 1000, 300, 2400
@@ -111,6 +112,9 @@ class Audit:
         try:
             with self.known(deed.thing):
                 yield noting
+        except asyncio.CancelledError:
+            noting.outcome = CUT_OFF
+            raise
         except BaseException as error:
             noting.outcome = f"failed: {error}" if str(error) else f"failed: {error!r}"
             raise
