@@ -81,7 +81,7 @@ def my_children() -> set[int]:
     found = set()
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            if mine in status.read_text():
+            if mine in status.read_text(errors="replace"):
                 found.add(int(status.parent.name))
         except (FileNotFoundError, ProcessLookupError):
             pass  # it ended, as other tests' processes do at any time
