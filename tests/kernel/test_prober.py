@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from conftest import Figure
 from kernel.conftest import Space
 from kernel.instance import Instance, instance
 from support import my_children, wait_until
+from viscum import store
 from viscum.kernel import prober, process
 from viscum.kernel.prober import Beside, Done
 from viscum.spec import Run
@@ -128,6 +132,34 @@ def test_a_frozen_group_does_not_hold_up_who_asks(web: Instance) -> None:
     finally:
         web.group.freeze(False)
     assert ask(web, "true").ok
+
+
+@pytest.mark.req("C3", "C6")
+def test_a_command_that_is_held_up_holds_nothing_of_who_asks(web: Instance, tmp_path: Path) -> None:
+    """In a group without processor time, which a tenant can arrange, it may take as long as it has:
+    the host's lock, which the controller had when it was forked, is not kept for that long."""
+
+    def lock() -> AbstractContextManager[None]:
+        return store.lock(str(tmp_path / "state"), "test", 1, lambda line: None)
+
+    def one_more() -> bool:
+        return len(my_children()) > before
+
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "host.json").touch()  # as while there are services
+    before = len(my_children())
+    asks = threading.Thread(target=lambda: shell(web, "true", timeout=20))
+    web.group.freeze()
+    try:
+        with lock():
+            asks.start()
+            wait_until(one_more, "a child that is to be the command")
+            wait_until(lambda: len(web.group.pids()) == 2, "it to be in the group")
+        with lock():
+            assert one_more(), "it is still held up"
+    finally:
+        web.group.freeze(False)
+        asks.join()
 
 
 @pytest.mark.req("C3", "C6")

@@ -307,4 +307,6 @@ def _start(
             sandbox.confine()
 
     environment = process.environment(user, run.environment)
-    return process.spawn(tuple(argv), environment, set_up, foreground=True, timeout=timeout)
+    # Whatever holds it up on its way, it holds nothing of ours meanwhile, such as the host's lock.
+    needed = (output, server.fd)
+    return process.spawn(tuple(argv), environment, set_up, True, timeout, needed)

@@ -17,7 +17,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct, field
@@ -360,18 +360,20 @@ def spawn(
     set_up: Callable[[Step], None],
     foreground: bool,
     timeout: float | None = None,
+    needed: Collection[int] | None = None,
 ) -> int:
     """Fork, `set_up` in the child, exec. How that went comes back by a pipe that exec closes: the
     pid, "ready" just before the exec, and if anything fails "failed", errno, text and object.
     If nobody is there to read it any more, the child ends as well. One in the foreground that has
-    not got so far after `timeout` seconds (a frozen control group) is killed."""
+    not got so far after `timeout` seconds (a frozen control group) is killed. needed: of the
+    caller's descriptors by `set_up`; None: all are there until the exec, its lock among them."""
     reader, writer = os.pipe()
     forked = os.fork()
     if forked == 0:
         os.close(reader)
         try:
             if foreground or os.fork() == 0:
-                _child(argv, environment, set_up, writer)
+                _child(argv, environment, set_up, writer, needed)
         finally:
             os._exit(127 if foreground else 0)
     os.close(writer)
@@ -403,6 +405,7 @@ def _child(
     environment: Mapping[str, str],
     set_up: Callable[[Step], None],
     writer: int,
+    needed: Collection[int] | None,
 ) -> None:
     at = ("start", "")
 
@@ -418,6 +421,8 @@ def _child(
             signal.signal(number, signal.SIG_DFL)
         os.write(writer, f"{os.getpid()}\0".encode())
         most = os.sysconf("SC_OPEN_MAX")  # before set_up lowers it
+        if needed is not None:
+            _close_but({writer, *needed}, most)
         set_up(step)
         step("execute", argv[0])
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -435,6 +440,13 @@ def _child(
             if at[0] == "execute" and error.filename:
                 name = error.filename
         os.write(writer, f"failed\0{code}\0{at[0]}: {text}\0{name}\0".encode())
+
+
+def _close_but(kept: set[int], most: int) -> None:
+    first = 3
+    for fd in (*sorted(kept), most):
+        os.closerange(first, fd)
+        first = fd + 1
 
 
 def _execute(argv: tuple[str, ...], environment: Mapping[str, str]) -> None:
