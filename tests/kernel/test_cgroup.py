@@ -286,3 +286,21 @@ def test_frozen_processes_stand_still_and_can_be_killed(group: Group, run: Run) 
     group.freeze()
     group.kill()
     assert group.wait_empty(10)
+
+
+@pytest.mark.req("N17", "C1")
+def test_one_that_is_removed_meanwhile_needs_no_killing(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a command, while a controller ends what does not listen in time."""
+    write = os.write
+
+    def removed_by_then(fd: int, data: bytes) -> int:
+        group.remove()
+        return write(fd, data)
+
+    group.create()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", removed_by_then)
+        group.kill()
+    group.kill()

@@ -23,6 +23,7 @@ from viscum.kernel import cgroupfs as fs
 from viscum.kernel import knobs
 
 CPU_PERIOD_USEC = 100_000
+GONE = (errno.ENOENT, errno.ENODEV)  # no such group, or it was removed meanwhile
 CPU_MIN = 0.01  # of a processor: the kernel's shortest quota is 1 ms per period
 
 
@@ -165,7 +166,7 @@ class Group(Struct, frozen=True):
             try:
                 found.update(int(pid) for pid in knobs.read(f"{path}/cgroup.procs").split())
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed meanwhile
+                if error.errno not in GONE:
                     raise
         return sorted(found)
 
@@ -216,12 +217,14 @@ class Group(Struct, frozen=True):
         try:
             knobs.write(f"{self._home()}/cgroup.kill", "1")
             return
-        except FileNotFoundError:  # before Linux 5.14, v1, or no such group
-            pass
+        except OSError as error:
+            if error.errno not in GONE:  # also before Linux 5.14, and v1
+                raise
         try:
             self.freeze()
-        except FileNotFoundError:
-            pass
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
         end = time.monotonic() + 5  # for a process that is stuck in the kernel
         while (pids := self.pids()) and time.monotonic() < end:
             for pid in pids:
