@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -132,6 +133,25 @@ def test_a_frozen_group_does_not_hold_up_who_asks(web: Instance) -> None:
     finally:
         web.group.freeze(False)
     assert ask(web, "true").ok
+
+
+@pytest.mark.req("C3")
+def test_two_that_collect_at_once_are_in_nobody_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what was stuck in the kernel when it was killed, in two threads."""
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    waitpid = os.waitpid
+
+    def another_is_quicker(pid: int, options: int) -> tuple[int, int]:
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        prober._collect()
+        return waitpid(pid, options)
+
+    prober._uncollected.append(child.pid)
+    monkeypatch.setattr(os, "waitpid", another_is_quicker)
+    prober._collect()
+    assert prober._uncollected == []
+    assert child.poll() is not None
 
 
 @pytest.mark.req("C3", "C6")

@@ -259,9 +259,13 @@ def in_words(argv: Sequence[str], error: OSError) -> str:
 
 def _collect() -> None:
     """Those that were stuck in the kernel when they were killed."""
-    for pid in list(_uncollected):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            _uncollected.remove(pid)
+    for _ in range(len(_uncollected)):
+        try:
+            pid = _uncollected.pop(0)  # what is taken out is for this thread alone
+        except IndexError:
+            return
+        if not os.waitpid(pid, os.WNOHANG)[0]:
+            _uncollected.append(pid)
 
 
 def run(beside: Beside, argv: Sequence[str], timeout: float) -> Done:
