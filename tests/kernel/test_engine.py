@@ -181,6 +181,25 @@ def test_a_part_that_fails_as_it_ends_is_not_begun_anew(
     assert controller.events.counts["controller.error"] == 1
 
 
+def test_changes_are_noted_once_although_the_tenants_files_can_not_be_read(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is begun anew as a whole: what went on of it would note everything twice."""
+    watch = main.Controller(engine.host).watch
+
+    def fails() -> tuple[()]:
+        raise OSError("too many levels of symbolic links")
+
+    async def test() -> None:
+        monkeypatch.setattr(watch.tenants, "version", fails)
+        before = asyncio.all_tasks()
+        with pytest.RaisesGroup(OSError):
+            await watch.run()
+        assert asyncio.all_tasks() == before
+
+    run(engine, test)
+
+
 @pytest.mark.parametrize("steps", range(6))
 def test_a_part_ends_when_it_is_told_to_in_the_moment_of_news(engine: Engine, steps: int) -> None:
     """Whatever the event loop does first: one that goes on keeps the controller from ending."""

@@ -37,7 +37,9 @@ class Watch:
             await self._note(
                 "controller.start", self.engine.host.names.state_dir, "", (), "changes are seen"
             )
-        await asyncio.gather(self._records(), self._files())
+        async with asyncio.TaskGroup() as group:  # which ends them all if one fails
+            for one in (self._records(), self._files()):
+                group.create_task(one)
 
     async def _records(self) -> None:
         seen: World | None = None
