@@ -87,11 +87,14 @@ class Daemon:
 
     def wait(self, kind: str, service: str = "", count: int = 1, timeout: float = 20) -> Any:
         """The count-th event of that kind."""
-        return wait_until(
-            lambda: self.events(kind, service)[count - 1 : count],
-            f"{kind} of {service or 'anybody'}, after {self.events()[-5:]}",
-            timeout,
-        )[0]
+        try:
+            return wait_until(
+                lambda: self.events(kind, service)[count - 1 : count],
+                f"{kind} of {service or 'anybody'}",
+                timeout,
+            )[0]
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the last ones were {self.events()[-5:]}") from None
 
     def faults(self) -> list[dict[str, Any]]:
         return self.events("controller.error")
