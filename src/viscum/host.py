@@ -88,6 +88,7 @@ class Host:
         self.progress = progress
         self.told = told
         self.lock_timeout = lock_timeout
+        self.gives_up = False  # of a controller that ends: what waits for the lock need not begin
         self.attach = attach
 
     # ---- the frame every changing command runs in
@@ -101,6 +102,7 @@ class Host:
             what,
             self.lock_timeout,
             lambda holder: self.progress(f"waiting for {holder}"),
+            lambda: self.gives_up,
         ):
             change = Change(
                 self.names, self.store, self.load(), self.told, self.attach, self._within

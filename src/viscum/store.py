@@ -337,15 +337,20 @@ def _forget_controller(directory: Path) -> None:
 
 @contextmanager
 def lock(
-    state_dir: str, what: str, timeout: float, waiting: Callable[[str], None]
+    state_dir: str,
+    what: str,
+    timeout: float,
+    waiting: Callable[[str], None],
+    is_given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """The one lock of a host: flock(2) on DIR/lock, which says who holds it and for what.
 
     `waiting` is told the holder once when the lock is taken; raises ViscumError after `timeout`
-    seconds, and if others than root may write to DIR. A dead holder's lock is free by itself.
+    seconds or once `is_given_up` says so, and if others than root may write to DIR. A dead holder's
+    lock is free by itself.
     """
     path = Path(state_dir) / "lock"
-    end = time.monotonic() + timeout
+    begun = time.monotonic()
     told = False
     while True:
         path.parent.mkdir(0o755, parents=True, exist_ok=True)
@@ -362,10 +367,11 @@ def lock(
             if not told:
                 waiting(holder)
                 told = True
-            if time.monotonic() >= end:
+            waited = round(time.monotonic() - begun, 2)
+            if waited >= timeout or is_given_up():
                 raise Held(
                     f"{path} is held by {holder}",
-                    state=f"nothing was changed (waited {timeout:g} s)",
+                    state=f"nothing was changed (waited {min(waited, timeout):g} s)",
                     hint="wait for it, or give --lock-timeout a larger value",
                 ) from None
             time.sleep(0.02)

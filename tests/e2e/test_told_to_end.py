@@ -12,6 +12,7 @@ from e2e import echo
 from e2e.api import Answer, client, web
 from e2e.daemon import Daemon
 from support import wait_until
+from viscum import store
 from viscum.kernel import endpoint
 from viscum.lab import Lab
 
@@ -62,6 +63,23 @@ def test_a_change_that_fails_after_all_is_told(daemon: Daemon, lab: Lab, files: 
     assert "what was being done meanwhile failed: web: " in fault["message"]
     assert [g["number"] for g in echo.status(lab)["generations"]] == [1]
     assert "Traceback" not in daemon.log.read_text()
+
+
+@pytest.mark.req("C1", "C5")
+def test_what_waits_for_another_command_waits_no_longer(daemon: Daemon, lab: Lab) -> None:
+    """It has changed nothing yet."""
+    api = client(daemon)
+    assert api.put("/v1/services/web", web()).status == 201
+    with store.lock(str(lab.state_dir), "a long command", 5, print):
+        asks = threading.Thread(target=api.post, args=("/v1/services/web/restart",))
+        asks.start()
+        wait_until(
+            lambda: "service.restart" in (daemon.config / "audit.log").read_text(), "its intention"
+        )
+        assert daemon.stop() == 0
+    asks.join()
+    assert [g["number"] for g in echo.status(lab)["generations"]] == [1]
+    assert daemon.faults() == []
 
 
 class Asks(threading.Thread):

@@ -19,7 +19,7 @@ from viscum import status
 from viscum.clock import now
 from viscum.controller.events import Events
 from viscum.controller.pace import Pace
-from viscum.errors import InputError, ViscumError
+from viscum.errors import Held, InputError, ViscumError
 from viscum.host import Host
 from viscum.kernel import director
 from viscum.model import FREE, Hold
@@ -115,7 +115,7 @@ class Engine:
 
     def _tell_failed(self, done: asyncio.Future[T]) -> None:
         error = None if done.cancelled() else done.exception()
-        if error is not None and not isinstance(error, InputError):
+        if error is not None and not isinstance(error, InputError | Held):
             self.events.publish(
                 "controller.error", f"what was being done meanwhile failed: {error}", level="error"
             )

@@ -86,6 +86,7 @@ class Controller:
         tasks = [asyncio.create_task(self._keep(part)) for part in self.parts()]
         await ends.wait()
         self.events.publish("controller.stopping", "services and steering stay as they are")
+        self.host.gives_up = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
