@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,10 @@ from kernel.conftest import Space
 from kernel.instance import Instance, instance
 from support import my_children, wait_until
 from viscum import store
+from viscum.controller.engine import Engine
+from viscum.controller.events import Events
+from viscum.controller.health import asking
+from viscum.host import Host
 from viscum.kernel import prober, process
 from viscum.kernel.prober import Beside, Done
 from viscum.spec import Run
@@ -180,6 +187,43 @@ def test_a_command_that_is_held_up_holds_nothing_of_who_asks(web: Instance, tmp_
     finally:
         web.group.freeze(False)
         asks.join()
+
+
+@pytest.mark.req("C3", "C6")
+def test_a_tenants_that_are_held_up_hold_up_nobody_else(
+    web: Instance, space: Space, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither others' commands nor, for as long as they may take, a controller that is to end."""
+    monkeypatch.setattr(asking, "START", 1.0, raising=False)
+    asker = asking.Asker(Engine(Host(str(tmp_path)), Events()))
+
+    def command(of: Instance, tenant: str) -> Coroutine[None, None, Done]:
+        generation = SimpleNamespace(spec=SimpleNamespace(run=Run()))
+        record: Any = SimpleNamespace(tenant=tenant)
+        at: Any = SimpleNamespace(
+            slot=0, cgroup=of.group.path, generation=generation, record=record
+        )
+        return asker.command(at, ("true",), 60)
+
+    async def test() -> None:
+        held = [asyncio.create_task(command(web, "acme")) for _ in range(2 * asking.STARTERS)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(10):
+            assert (await command(other, "")).ok
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        begun = time.monotonic()
+        asker.close()
+        assert time.monotonic() - begun < 10
+
+    with instance(space.fd) as other:
+        other.start("sleep", "1000")
+        web.group.freeze()
+        try:
+            asyncio.run(test())
+        finally:
+            web.group.freeze(False)
 
 
 @pytest.mark.req("C3", "C6")

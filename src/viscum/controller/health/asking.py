@@ -18,7 +18,8 @@ from viscum.plan import Instance
 from viscum.spec import Probe
 
 MOST = 65536  # bytes of an answer that are read
-STARTERS = 4  # commands that are being started at once
+STARTERS = 4  # commands that are being started at once, of each tenant one
+START = 5.0  # seconds that this may take; a group may have no processor time for it
 
 
 class Failed(Exception):
@@ -78,6 +79,7 @@ class Asker:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._starters: ThreadPoolExecutor | None = None
+        self._one: dict[str, asyncio.Lock] = {}  # by tenant
 
     async def ask(self, i: Instance) -> float:
         """Asks once, by the service's probe; how long the answer took (s). Raises Failed."""
@@ -113,7 +115,7 @@ class Asker:
         """Runs it beside the instance's server, for at most `timeout` seconds."""
         end = asyncio.get_running_loop().time() + timeout
         try:
-            running = await self._started(i, argv, timeout)
+            running = await self._in_turn(i, argv, min(timeout, START))
         except ProcessLookupError:
             return Done(False, "no server runs", server_ended=True)
         except OSError as error:
@@ -126,6 +128,12 @@ class Asker:
             except TimeoutError:
                 done = running.give_up(timeout)
         return done
+
+    async def _in_turn(self, i: Instance, argv: tuple[str, ...], timeout: float) -> Running:
+        if not (tenant := i.record.tenant):
+            return await self._started(i, argv, timeout)
+        async with self._one.setdefault(tenant, asyncio.Lock()):
+            return await self._started(i, argv, timeout)
 
     async def _started(self, i: Instance, argv: tuple[str, ...], timeout: float) -> Running:
         if self._starters is None:
