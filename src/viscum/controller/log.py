@@ -6,6 +6,8 @@ an entry with fields. What the journal can't take at the moment goes to standard
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,11 +31,7 @@ def to_standard_error() -> Sink:
     encoder = msgspec.json.Encoder()
 
     def write(event: Event) -> None:
-        try:
-            sys.stderr.buffer.write(encoder.encode(event) + b"\n")
-            sys.stderr.buffer.flush()
-        except OSError:
-            pass  # nobody reads it; the work goes on
+        _say(encoder.encode(event) + b"\n")
 
     return write
 
@@ -71,4 +69,22 @@ def fields(event: Event) -> dict[str, str]:
 
 def trace(error: BaseException) -> None:
     """Where a fault of ours came from."""
-    traceback.print_exception(error, file=sys.stderr)
+    _say("".join(traceback.format_exception(error)).encode(errors="replace"))
+
+
+def _say(text: bytes) -> None:
+    """As far as somebody reads it; where nobody does, or not any more, the work goes on."""
+    try:
+        fd = sys.stderr.fileno()
+    except (OSError, ValueError):
+        sys.stderr.buffer.write(text)  # in memory, of a test
+        return
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    try:
+        for at in range(0, len(text), select.PIPE_BUF):
+            if not poll.poll(0):  # a pipe without room for so much
+                return
+            os.write(fd, text[at : at + select.PIPE_BUF])
+    except OSError:
+        pass
