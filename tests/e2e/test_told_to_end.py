@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from pathlib import Path
 
@@ -20,6 +21,30 @@ from viscum.lab import Lab
 @pytest.fixture
 def daemon(lab: Lab) -> Daemon:
     return Daemon(lab).start()
+
+
+@pytest.mark.req("C1")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_takes_its_leave(daemon: Daemon, number: signal.Signals) -> None:
+    """Also when the terminal it was started on goes."""
+    assert daemon.process is not None
+    daemon.process.send_signal(number)
+    assert daemon.wait_for_end() == 0
+    assert daemon.events("controller.stopping")
+
+
+@pytest.mark.req("C1")
+def test_under_nohup_it_stays(lab: Lab) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        daemon = Daemon(lab).start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    assert client(daemon).get("/v1/host").status == 200
+    assert daemon.events("controller.stopping") == []
+    assert daemon.stop() == 0
 
 
 @pytest.mark.req("C5")

@@ -75,10 +75,13 @@ class Controller:
         )
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. What is being changed then is finished; services go on."""
+        """Until SIGTERM, SIGINT or SIGHUP. What is being changed is finished then; services stay."""
         ends = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+            numbers.remove(signal.SIGHUP)
+        for number in numbers:
             loop.add_signal_handler(number, ends.set)
         await self.engine.adopt()
         count = len(self.engine.world.services)
