@@ -80,7 +80,11 @@ def _signals() -> Iterator[Signals]:
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     previous = signal.set_wakeup_fd(writer)
     signals = Signals(reader)
-    handlers = {n: signal.signal(n, signals.handle) for n in (*SIGNALS, signal.SIGCHLD)}
+    handlers = {
+        n: signal.signal(n, signals.handle)
+        for n in (*SIGNALS, signal.SIGCHLD)
+        if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN  # nohup
+    }
     try:
         yield signals
     finally:

@@ -64,6 +64,23 @@ def test_a_new_server_is_stood_by_for(box: Lab, running: subprocess.Popen[str], 
 
 
 @pytest.mark.req("N2")
+def test_under_nohup_it_stays(box: Lab) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        child = begin(box)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert child.stdout
+    assert "started" in child.stdout.readline()
+    child.send_signal(signal.SIGHUP)
+    echo.viscum(box, "restart", "web")
+    assert child.poll() is None
+    assert echo.who(box, CLOUD4) == "edge"
+    child.terminate()
+    child.communicate(timeout=20)
+
+
+@pytest.mark.req("N2")
 def test_taken_away_by_another_command(box: Lab, running: subprocess.Popen[str]) -> None:
     echo.viscum(box, "rm", "web")
     _, err = running.communicate(timeout=20)

@@ -75,7 +75,7 @@ class Controller:
         )
 
     async def run(self) -> None:
-        """Until SIGTERM, SIGINT or SIGHUP. What is being changed is finished then; services stay."""
+        """Until SIGTERM, SIGINT or SIGHUP. What is being changed is finished; services go on."""
         ends = asyncio.Event()
         loop = asyncio.get_running_loop()
         numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
