@@ -194,6 +194,24 @@ def test_what_can_not_be_noted_is_not_done(tmp_path: Path) -> None:
     assert not done
 
 
+def test_what_was_done_and_can_not_be_noted_any_more_is_told(tmp_path: Path) -> None:
+    """As when the disk is full only then: nobody is to believe that nothing was changed."""
+    audit = Audit(str(tmp_path / "audit.log"))
+
+    async def change(error: Exception | None) -> None:
+        async with audit.change(Deed(WHO, "service.put", "acme-web", "acme")):
+            audit.path.unlink()
+            audit.path.mkdir()
+            if error:
+                raise error
+
+    for error, became in ((None, "done"), (ViscumError("no room"), "failed: no room")):
+        with pytest.raises(Unwritable) as caught:
+            asyncio.run(change(error))
+        assert caught.value.state == f"what was asked for was begun before: {became}"
+        audit.path.rmdir()
+
+
 def test_never_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("")
     (tmp_path / "audit.log").symlink_to(tmp_path / "victim")

@@ -120,7 +120,11 @@ class Audit:
             raise
         finally:
             done = replace(deed, thing=noting.thing or deed.thing, changes=noting.changes)
-            await asyncio.shield(self.note(done, noting.outcome))
+            try:
+                await asyncio.shield(self.note(done, noting.outcome))
+            except Unwritable as error:
+                error.state = f"what was asked for was begun before: {noting.outcome}"
+                raise
 
     @contextmanager
     def known(self, thing: str) -> Iterator[None]:
