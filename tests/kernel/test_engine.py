@@ -16,11 +16,15 @@ from viscum.clock import now
 from viscum.controller import due, main
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
+from viscum.controller.health import part as health
+from viscum.controller.health.part import Probes
+from viscum.controller.health.patients import There
 from viscum.controller.supervise import Supervisor, _Watched
 from viscum.host import Host
+from viscum.kernel import prober
 from viscum.kernel.process import Process
 from viscum.model import Hold
-from viscum.plan import instances
+from viscum.plan import Instance, instances
 from viscum.spec import from_mapping
 from viscum.store import HostRecord, Record, World
 
@@ -280,6 +284,58 @@ def test_a_server_that_ends_as_its_service_goes(
     finally:
         server.kill()
         server.wait()
+
+
+def test_who_is_let_in_is_told_although_that_ends_being_looked_after(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another part sees the changed record first: there is nothing to wait for any more."""
+    world = engine.host.load()
+    spec = from_mapping(
+        {
+            "name": "three",
+            "command": ["server"],
+            "steer": {"interfaces": ["lo"], "targets": ["198.18.0.10"], "ports": ["80/tcp"]},
+            "run": {"ready": ["ready"]},
+        }
+    )
+    world = evolve.create(world, spec, ("198.18.0.10/32",), ())
+    engine.host.store.save(world)
+
+    async def answers(*_: object) -> prober.Done:
+        return prober.Done(True)
+
+    async def test() -> None:
+        def admit(name: str) -> bool:
+            record = evolve.live(world.services[name], None)
+            engine.host.store.save(world.with_record(record))
+            asyncio.run_coroutine_threadsafe(engine.refresh(), loop).result(10)
+            gone.wait(10)
+            return True
+
+        loop, gone = asyncio.get_running_loop(), threading.Event()
+        part = Probes(engine)
+        dismiss = part._dismiss
+
+        def dismissed(name: str) -> None:
+            dismiss(name)
+            gone.set()
+
+        monkeypatch.setattr(part, "_dismiss", dismissed)
+        monkeypatch.setattr(part._asker, "command", answers)
+        monkeypatch.setattr(engine.host, "admit", admit)
+        await engine.refresh()
+        task = asyncio.create_task(part.run())
+        await until(lambda: engine.events.counts["service.ready"] > 0)
+        assert gone.is_set()
+        task.cancel()
+
+    def listens(mine: list[Instance], _: object) -> dict[str, There]:
+        return {i.cgroup: There(i, 1, True) for i in mine}
+
+    monkeypatch.setattr(health, "FIRST", 0.0)
+    monkeypatch.setattr(health, "look", listens)
+    run(engine, test)
 
 
 # ---- what is due -------------------------------------------------------------------------------

@@ -279,8 +279,17 @@ class Probes:
                 )  # fmt: skip
             return
         patient.told_unready = False
-        if await self.engine.act(self.engine.host.admit, name):
-            self._tell("service.ready", name, f"{name} is ready; it takes flows", "info")
+        # Whoever sees the changed record first ends what waits here, and not what is under way.
+        await asyncio.shield(self._group.create_task(self._admit_flows(name)))
+
+    async def _admit_flows(self, name: str) -> None:
+        try:
+            if await self.engine.act(self.engine.host.admit, name):
+                self._tell("service.ready", name, f"{name} is ready; it takes flows", "info")
+        except InputError:
+            pass  # it was taken away meanwhile
+        except (OSError, ViscumError) as error:  # it is tried again
+            self._tell("controller.error", name, f"{name}: its health: {error}", "error")
 
     # ---- small things
 
