@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from viscum import drains, evolve, store
 from viscum.clock import now
 from viscum.controller import due, main
+from viscum.controller.api.part import OnUnix
 from viscum.controller.engine import Engine
 from viscum.controller.events import Events
 from viscum.controller.health import part as health
@@ -253,6 +254,30 @@ def test_who_is_told_to_end_while_it_changes_something_ends(
         run(engine, test)
     finally:
         may_end.set()
+
+
+def test_the_api_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a connection open. Since Python 3.12 a server is closed when the last of them is."""
+    (part,) = main.Controller(engine.host).api.parts()
+    assert isinstance(part, OnUnix)
+
+    async def wait_closed(server: object) -> None:
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        task = asyncio.create_task(part.run())
+        await until(Path(part.path).exists)
+        reader, writer = await asyncio.open_unix_connection(part.path)
+        writer.write(b"GET /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 404 Not Found\r\n"
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        assert task.cancelled()
+        assert await reader.read()  # to its end
+        writer.close()
+
+    monkeypatch.setattr("asyncio.base_events.Server.wait_closed", wait_closed)
+    run(engine, test)
 
 
 # ---- servers that end --------------------------------------------------------------------------

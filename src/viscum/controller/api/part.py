@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,8 +62,11 @@ class OnUnix:
         loop = asyncio.get_running_loop()
         server = self.api.server
         try:
-            async with await loop.create_unix_server(
-                server.protocol, sock=listener, backlog=endpoint.BACKLOG
+            # Not `async with`: from Python 3.12 on that waits for the connections to end.
+            with closing(
+                await loop.create_unix_server(
+                    server.protocol, sock=listener, backlog=endpoint.BACKLOG
+                )
             ):
                 self.api.controller.engine.events.publish(
                     "api.listens", f"the API listens at {self.path}", at=self.path
