@@ -451,7 +451,10 @@ class Host:
 
     def has_log(self, name: str) -> bool:
         """As a service has, and one whose first start failed."""
-        return self.store.logs.is_dir() and name in os.listdir(self.store.logs)
+        try:
+            return name in os.listdir(self.store.logs)
+        except FileNotFoundError:
+            return False
 
     def sweep(self) -> None:
         """After the last service: whatever else is ours and should not be there."""

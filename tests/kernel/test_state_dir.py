@@ -48,6 +48,14 @@ def test_only_root_reads_what_may_hold_secrets(store: Store, world: World) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
+@pytest.mark.req("N16")
+def test_logs_that_another_command_takes_away_just_now(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda path: True)  # it was, a moment ago
+    assert not Host(str(store.dir / "state")).has_log("web")
+
+
 @pytest.mark.req("N17")
 def test_logs_may_be_a_file_system_of_their_own(store: Store, world: World) -> None:
     """As docs/boot.md advises; the last service's removal leaves the mount to who made it."""
