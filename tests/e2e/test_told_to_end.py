@@ -62,7 +62,7 @@ def test_a_client_that_asks_and_never_reads(daemon: Daemon) -> None:
 @pytest.mark.req("C1", "C5")
 def test_a_change_that_has_begun_is_finished(daemon: Daemon, lab: Lab, files: Path) -> None:
     """Who asked for it is told that nobody waits for it any more, and so is the audit log."""
-    asks = Asks(daemon, files, f"test -e {files / 'go'}")
+    asks = Asks(daemon, files, f"test -e {files / 'go'}", "25s")
     daemon.tell_to_end()
     asks.join()
     assert (asks.answer.status, asks.answer.json["type"]) == (503, "urn:viscum:problem:ending")
@@ -81,7 +81,7 @@ def test_a_change_that_has_begun_is_finished(daemon: Daemon, lab: Lab, files: Pa
 @pytest.mark.req("C1", "C5")
 def test_a_change_that_fails_after_all_is_told(daemon: Daemon, lab: Lab, files: Path) -> None:
     assert client(daemon).put("/v1/services/web", web()).status == 201
-    asks = Asks(daemon, files, "false")
+    asks = Asks(daemon, files, "false", "3s")
     assert daemon.stop() == 0
     asks.join()
     (fault,) = daemon.faults()
@@ -110,11 +110,11 @@ def test_what_waits_for_another_command_waits_no_longer(daemon: Daemon, lab: Lab
 class Asks(threading.Thread):
     """For a server that is ready when `condition` is true; begun when that is looked at."""
 
-    def __init__(self, daemon: Daemon, files: Path, condition: str) -> None:
+    def __init__(self, daemon: Daemon, files: Path, condition: str, within: str) -> None:
         super().__init__()
         self.api, begun = client(daemon), files / "begun"
         ready = ["sh", "-c", f"touch {begun}; {condition}"]
-        self.spec = web(run={"ready": ready, "start-timeout": "3s", "environment": {"A": "b"}})
+        self.spec = web(run={"ready": ready, "start-timeout": within, "environment": {"A": "b"}})
         self.answer: Answer
         self.start()
         wait_until(begun.exists, "its server to be started")

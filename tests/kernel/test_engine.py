@@ -157,11 +157,15 @@ class Failing:
 
     name = "failing"
 
+    def __init__(self) -> None:
+        self.waits = asyncio.Event()
+
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wait())
 
     async def _wait(self) -> None:
+        self.waits.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -175,8 +179,9 @@ def test_a_part_that_fails_as_it_ends_is_not_begun_anew(
     monkeypatch.setattr(main, "AGAIN", 0.0)
 
     async def test() -> None:
-        task = asyncio.create_task(controller._keep(Failing()))
-        await asyncio.sleep(0.05)
+        part = Failing()
+        task = asyncio.create_task(controller._keep(part))
+        await part.waits.wait()
         task.cancel()
         await asyncio.wait({task}, timeout=2)
         assert task.done()
@@ -283,9 +288,7 @@ def test_the_api_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- servers that end --------------------------------------------------------------------------
 
 
-def test_a_server_that_ends_as_its_service_goes(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ends_as_its_service_goes(engine: Engine) -> None:
     """Both are heard of in one turn of the event loop."""
     supervisor = Supervisor(engine)
     server = subprocess.Popen(["sleep", "1000"])
@@ -294,11 +297,12 @@ def test_a_server_that_ends_as_its_service_goes(
         await engine.refresh()
         at = next(iter(instances(engine.world, engine.host.names)))
         task = asyncio.create_task(supervisor.run())
-        await asyncio.sleep(0.05)
+        await until(lambda: supervisor._missing != {})  # it follows the records
         supervisor._watched[at.cgroup] = _Watched(at, Process(server.pid), 0)
         supervisor._ended(at.cgroup)
         supervisor._sync(World(engine.world.host, {}))
-        await asyncio.sleep(0.05)
+        for _ in range(5):  # what was begun by that has its turn
+            await asyncio.sleep(0)
         assert not task.done(), task
         task.cancel()
         await asyncio.wait({task})
