@@ -124,3 +124,33 @@ def test_one_that_fails_is_said_and_the_others_go_on(box: Lab, files: Path) -> N
     assert (child.returncode, out) == (1, "two moved to new processes\n")
     assert "one" in err
     assert echo.who(box, ONE) == "edge", "the old one goes on"
+
+
+@pytest.mark.parametrize(
+    "words", [("rm", "--all"), ("rm", "one", "two"), ("stop", "--all"), ("apply", "--prune")]
+)
+def test_one_that_is_gone_when_its_turn_comes_is_no_fault(
+    box: Lab, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It was due since an earlier command, and the first one's turn finished it."""
+    serve(box)
+    if words[0] == "apply":
+        (tmp_path / "one.toml").write_text(echo.viscum(box, "export", "one").stdout)
+        words += (str(tmp_path),)
+    with echo.hold(box, ONE):
+        with echo.hold(box, TWO):
+            echo.viscum(box, "rm", "--no-wait", "--all")
+        wait_until(lambda: echo.status(box, "two")["flows"] == 0, "its last flow to end")
+        done = echo.viscum(box, *words, "--no-wait")
+    assert "two is gone already" in done.stderr
+    assert echo.status(box, "two") == {}
+
+
+def test_what_is_to_be_done_to_one_that_is_gone_is_not_done(box: Lab) -> None:
+    serve(box)
+    with echo.hold(box, TWO):
+        echo.viscum(box, "rm", "--no-wait", "two")
+    wait_until(lambda: echo.status(box, "two")["flows"] == 0, "its last flow to end")
+    done = box.viscum("stop", "one", "two")
+    assert done.returncode == 2
+    assert "no such service" in done.stderr

@@ -107,10 +107,11 @@ def each(
     known: Target,
     act: Callable[[str], Slowly[None]],
     besides: Callable[[str], bool] = lambda name: False,
+    to_go: bool = False,
 ) -> None:
     """`act` for every name, or for all; unknown names are refused before the first is touched, and
     all are begun before the first is waited for. besides: whether a name is known that is no
-    service's."""
+    service's. to_go: that one is gone when its turn comes is as well, as it is for all."""
     world = known.load()
     if all_ and names:
         raise click.UsageError("give names or --all, not both")
@@ -130,7 +131,7 @@ def each(
 
     def one(name: str) -> Slowly[None]:
         try:
-            yield from act(name)
+            yield from unless_gone(known, name, act(name)) if all_ or to_go else act(name)
         except ViscumError as error:
             if failed:
                 note(f"viscum: {failed[-1].message}")
@@ -139,6 +140,16 @@ def each(
     together(map(one, world.services if all_ else dict.fromkeys(names)))
     if failed:
         raise failed[-1]
+
+
+def unless_gone(known: Target, name: str, act: Slowly[None]) -> Slowly[None]:
+    """`act`, but that the service has gone meanwhile is as well: an earlier turn finished it."""
+    try:
+        yield from act
+    except InputError:
+        if name in known.load().services:
+            raise
+        note(f"{name} is gone already")
 
 
 def were_reset(flows: int) -> str:

@@ -160,7 +160,7 @@ def rm(ctx: click.Context, names: tuple[str, ...], all_: bool, no_wait: bool, no
     def act(name: str) -> Slowly[None]:
         common.outcome((yield from host.remove(name, wait=not no_wait, at_once=now)))
 
-    common.each(names, all_, host, act, besides=host.has_log)
+    common.each(names, all_, host, act, besides=host.has_log, to_go=True)
     if all_:
         host.sweep()
 

@@ -203,7 +203,7 @@ def apply(
         for name in gone:
             note(f"{name} stays, since not everything could be applied")
     elif prune:
-        together(map(remove, gone))
+        together(common.unless_gone(host, name, remove(name)) for name in gone)
     ctx.exit(failed if own else theirs)
 
 
